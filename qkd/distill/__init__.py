@@ -1,0 +1,1 @@
+"""Knowledge: what of the teacher is matched, one small file a family."""

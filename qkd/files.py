@@ -1,0 +1,35 @@
+"""Write files whole or not at all, and turn a full disk into an error that says so."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from qkd.errors import ToolError
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`; a crash at any moment leaves the old file or the new one."""
+    data = content.encode() if isinstance(content, str) else content
+    save_atomic(path, lambda temporary: temporary.write_bytes(data))
+
+
+def save_atomic(path: Path, save: Callable[[Path], object]) -> None:
+    """Let `save` write a temporary file beside `path`, flush it to disk and move it into place."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, error) from error
+
+
+def disk_error(path: Path, error: OSError) -> ToolError:
+    """Word an operating-system error for the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ToolError(f"the disk is full at {path}; free some space, then run again: it goes on where it was")
+    return ToolError(f"cannot write {path}: {error.strerror or error}; choose another --out or mend its permissions")

@@ -1,0 +1,147 @@
+"""The recipe: what to train and for which devices. A TOML file becomes one strict, frozen Recipe."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from qkd.bits import Bits
+from qkd.errors import QkdError, RecipeError
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSpec(_Strict):
+    """Which data set, and how it is split and augmented."""
+
+    name: Literal["digits", "cifar10"]
+    path: str | None = None
+    """Folder of a parquet data set, relative to the recipe or absolute; digits needs none."""
+    validation: Positive
+    """Training images held out for choices; the same ones for every seed."""
+    crop_padding: Annotated[int, Field(ge=0, le=8)] = 0
+    flip: bool = False
+
+
+class ModelSpec(_Strict):
+    """A network by name (`qkd models` lists them) or as `package.module:function`, and its options."""
+
+    model: str
+    options: dict[str, int | float] = Field(default_factory=dict)
+
+
+class TrainSpec(_Strict):
+    """What every training pass shares."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch_size: Positive = 128
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    mixed_precision: bool = False
+    """bfloat16 in the float passes, where the processor gains from it."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """0: all cores. Results repeat bit for bit only with the same number."""
+
+
+class BudgetSpec(_Strict):
+    """Upper limits besides the device's own memory; None leaves the device's."""
+
+    flash_bytes: Positive | None = None
+    arena_bytes: Positive | None = None
+
+
+class VerifySpec(_Strict):
+    """How many test images each kind of device must compute exactly; 0 is the whole test split."""
+
+    host: Annotated[int, Field(ge=0)] = 0
+    aarch64: Annotated[int, Field(ge=0)] = 0
+    cortex_m: Annotated[int, Field(ge=0)] = 0
+
+
+class Recipe(_Strict):
+    """Everything a run depends on."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    data: DataSpec
+    teacher: ModelSpec
+    student: ModelSpec
+    bits: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    devices: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    train: TrainSpec = TrainSpec()
+    passes: Annotated[tuple[dict[str, Any], ...], Field(min_length=1, strict=False)]
+    """Tables with `name` and the pass's own options, in order; checked against `qkd.passes.TRAIN_PASSES`."""
+    budget: BudgetSpec = BudgetSpec()
+    verify: VerifySpec = VerifySpec()
+
+    @field_validator("bits")
+    @classmethod
+    def _bits_parse(cls, bits: tuple[str, ...]) -> tuple[str, ...]:
+        for text in bits:
+            try:
+                Bits.parse(text)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error
+        return bits
+
+
+def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe file and apply `key=value` changes (`train.seed=1`), or raise RecipeError naming every fault."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}; the ones that ship are in benchmarks/recipes/") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{path} is not a readable TOML file: {error}") from error
+    for change in changes:
+        _apply(table, change)
+    recipe = parse_recipe(table, str(path))
+    if recipe.data.path is not None and not Path(recipe.data.path).is_absolute():
+        absolute = str((path.parent / recipe.data.path).resolve())
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": absolute})})
+    return recipe
+
+
+def parse_recipe(table: dict[str, Any], source: str) -> Recipe:
+    """Validate a table, reporting all its faults together."""
+    try:
+        return Recipe.model_validate(table)
+    except ValidationError as error:
+        raise RecipeError(f"{source} has {error.error_count()} faults:\n{fault_lines(error)}") from None
+
+
+def fault_lines(error: ValidationError, prefix: str = "") -> str:
+    """One line a fault: path, what is wrong, what was given."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        where = prefix + ".".join(str(part) for part in fault["loc"])
+        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+        lines.append(f"  {where}: {fault['msg']}{given}")
+    return "\n".join(lines)
+
+
+def _apply(table: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    if not separator:
+        raise RecipeError(f"change {change!r} is not key=value; write for example train.seed=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"change {change!r}: {parent!r} is not a table of the recipe")
+    table[last] = value
+
+
+def pass_fault(error: QkdError | ValidationError, where: str) -> RecipeError:
+    """Word a pass option's fault as the recipe's other faults are worded."""
+    if isinstance(error, ValidationError):
+        return RecipeError(f"{where} has {error.error_count()} faults:\n{fault_lines(error, where + '.')}")
+    return RecipeError(f"{where}: {error}")
