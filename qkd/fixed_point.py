@@ -133,7 +133,8 @@ def choose_requantize(
         return Requantize(_ints(multiplier), _ints(_round(offset)), pre_shift, shift, qmin, qmax)
     raise UnsupportedOpError(
         f"no 32-bit requantize exists for scale up to {largest:.3g} output codes per unit, bias up to "
-        f"{float(np.abs(bias).max()):.3g} codes and accumulators up to {acc_bound}; the layer's output step is too small"
+        f"{float(np.abs(bias).max()):.3g} codes and accumulators up to {acc_bound}; "
+        "the layer's output step is too small"
     )
 
 

@@ -25,7 +25,7 @@ def pack_rows(values: NDArray[np.int64], bits: int) -> NDArray[np.uint8]:
     padded = np.zeros((rows, -(-k // per_byte) * per_byte), np.int64)
     padded[:, :k] = values & ((1 << bits) - 1)
     fields = padded.reshape(rows, -1, per_byte) << (bits * np.arange(per_byte))
-    return fields.sum(axis=2).astype(np.uint8)
+    return np.asarray(fields.sum(axis=2), np.uint8)
 
 
 def unpack_rows(packed: NDArray[np.uint8], bits: int, k: int) -> NDArray[np.int64]:

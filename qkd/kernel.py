@@ -1,0 +1,32 @@
+"""One way to compute one operator on one device: a TIR function, its constants and what it needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+PrimFunc: TypeAlias = Any  # tvm.tirx.PrimFunc; this file must not load tvm
+
+Constant: TypeAlias = NDArray[np.int8] | NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A safe implementation of an operator.
+
+    The function `build(symbol)` takes pointers in this order: the operator's inputs, `constants`, the output, and the
+    scratch where `scratch_bytes` is not 0.
+    """
+
+    op: str
+    variant: str
+    """Name of the template and its parameters, e.g. `generic` or `smlad_2x2`."""
+    build: Callable[[str], PrimFunc]
+    constants: tuple[Constant, ...]
+    scratch_bytes: int = 0
+    in_place: bool = False
+    """The output may be the same bytes as the first input."""
+    why: str = "the only variant"
+    """One sentence for `qkd lower -v`: why it was chosen and why it is safe."""
