@@ -27,6 +27,6 @@ class Kernel:
     constants: tuple[Constant, ...]
     scratch_bytes: int = 0
     in_place: bool = False
-    """The output may be the same bytes as the first input."""
+    """The output may be the same bytes as an input of its size."""
     why: str = "the only variant"
     """One sentence for `qkd lower -v`: why it was chosen and why it is safe."""
