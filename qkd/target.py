@@ -1,8 +1,8 @@
 """The device a network is lowered for: its core, compiler flags, memories and how it is run."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 InstructionSet = Literal[
     "host", "armv6-m", "armv7e-m", "armv8.1-m.mve", "armv8.0-a", "armv8.2-a.dotprod", "armv8.6-a.i8mm"
@@ -19,8 +19,8 @@ class Target(BaseModel):
     kind: Literal["host", "aarch64", "cortex_m"]
     instruction_set: InstructionSet
     description: str
-    mtriple: str
-    """LLVM triple of four parts: TVM does not normalise shorter ones."""
+    mtriple: Annotated[str, Field(pattern=r"^[^-]+-[^-]+-[^-]+-[^-]+$")]
+    """LLVM triple of four parts: with three, TVM takes the libcalls of another ABI, and float results are wrong."""
     mcpu: str
     mattr: tuple[str, ...] = ()
     float_abi: Literal["hard", "soft"] | None = None
@@ -34,3 +34,9 @@ class Target(BaseModel):
     sram_origin: int = 0
     sram_bytes: int | None = None
     clock_hz: int | None = None
+
+    @model_validator(mode="after")
+    def _bare_metal_has_a_memory_map(self) -> Self:
+        if self.kind == "cortex_m" and not (self.flash_bytes and self.sram_bytes and self.float_abi):
+            raise ValueError("a cortex_m device needs flash_bytes, sram_bytes and float_abi")
+        return self
