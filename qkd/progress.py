@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Advance(Protocol):
     """Called as work gets done; `note` replaces the text behind the bar."""
 
-    def __call__(self, amount: int = 1, note: str = "") -> None: ...  # noqa: D102
+    def __call__(self, amount: int = 1, note: str = "") -> None: ...
 
 
 class Reporter(Protocol):

@@ -1,0 +1,178 @@
+"""What a run found out, as it lies in results.json; the table, the report and the benchmarks are views of it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qkd.errors import RecipeError
+from qkd.files import write_atomic
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HistoryPoint(_Record):
+    """One epoch of one pass; None where nothing was measured."""
+
+    pass_name: str
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_top1: float | None = None
+    teacher_top1: float | None = None
+
+
+class PassFact(_Record):
+    """What a pass cost and where the student stood after it."""
+
+    name: str
+    epochs: int
+    seconds: float
+    validation_top1: float | None
+
+
+class LayerFact(_Record):
+    """A layer of the integer graph; `weight_format` is int8, int4, int2, ternary or None."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    weight_format: str | None
+    weight_bytes: int | None
+    macs: int
+
+
+class BufferFact(_Record):
+    """A buffer of the arena, live from step `first` to step `last`."""
+
+    name: str
+    offset_bytes: int
+    size_bytes: int
+    first: int
+    last: int
+    scratch: bool
+
+
+class KernelFact(_Record):
+    """Which kernel computes a layer, and why that one."""
+
+    op: str
+    variant: str
+    scratch_bytes: int
+    why: str
+
+
+class DeviceResult(_Record):
+    """Proof and profile of one format on one device; with `skipped` only the reason is known."""
+
+    name: str
+    description: str
+    skipped: str | None = None
+    images: int | None = None
+    elements: int | None = None
+    differing: int | None = None
+    first_difference: str | None = None
+    evidence: Literal["board", "simulated_cycles", "emulated_instructions", "estimate"] | None = None
+    instructions: int | None = None
+    layer_instructions: dict[str, int] = {}
+    text_bytes: int | None = None
+    rodata_bytes: int | None = None
+    arena_bytes: int | None = None
+    stack_bytes: int | None = None
+    steps: tuple[str, ...] = ()
+    buffers: tuple[BufferFact, ...] = ()
+    kernels: tuple[KernelFact, ...] = ()
+    bundle: str | None = None
+
+    @property
+    def flash_bytes(self) -> int | None:
+        """Code and constants."""
+        if self.text_bytes is None or self.rodata_bytes is None:
+            return None
+        return self.text_bytes + self.rodata_bytes
+
+
+class FormatResult(_Record):
+    """One bit format: how it was trained, what freezing kept, and every device."""
+
+    bits: str
+    graph_sha256: str
+    passes: tuple[PassFact, ...]
+    history: tuple[HistoryPoint, ...]
+    layers: tuple[LayerFact, ...]
+    top1_float: float
+    top1_torch: float
+    top1_exact: float
+    top1_integer: float
+    agreement: float
+    agreement_exact: float
+    devices: tuple[DeviceResult, ...] = ()
+
+
+class RunResult(_Record):
+    """Everything that one `qkd run` found out."""
+
+    recipe_name: str
+    recipe_path: str
+    recipe_text: str
+    student: str
+    teacher: str
+    data: str
+    data_note: str
+    test_images: int
+    date: str
+    machine: str
+    tool_versions: dict[str, str]
+    formats: tuple[FormatResult, ...]
+
+    def save(self, path: Path) -> None:
+        """Write results.json."""
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "RunResult":
+        """Read results.json, or raise RecipeError saying what is wrong with it."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            raise RecipeError(f"no results at {path}; name the --out folder of a finished `qkd run`") from None
+        except ValidationError as error:
+            raise RecipeError(
+                f"{path} is not a results file of this version of qkd ({error.error_count()} faults); run again"
+            ) from None
+
+
+class Row(_Record):
+    """One line of the table that ends a run, and of benchmarks/results/thread.json."""
+
+    recipe: str
+    bits: str
+    core: str
+    n: int | None
+    differing: int | None
+    elements: int | None
+    top1_float: float
+    top1_torch: float
+    top1_integer: float
+    flash_bytes: int | None
+    arena_bytes: int | None
+    stack_bytes: int | None
+    instructions: int | None
+    evidence: str | None
+    skipped: str | None
+
+
+def rows(result: RunResult) -> list[Row]:
+    """The table of a run: one row a format and device."""
+    return [
+        Row(
+            recipe=result.recipe_name, bits=f.bits, core=d.name, n=d.images, differing=d.differing,
+            elements=d.elements, top1_float=f.top1_float, top1_torch=f.top1_torch, top1_integer=f.top1_integer,
+            flash_bytes=d.flash_bytes, arena_bytes=d.arena_bytes, stack_bytes=d.stack_bytes,
+            instructions=d.instructions, evidence=d.evidence, skipped=d.skipped,
+        )
+        for f in result.formats
+        for d in f.devices
+    ]  # fmt: skip
