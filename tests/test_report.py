@@ -43,7 +43,8 @@ def result() -> RunResult:
     )  # fmt: skip
     return RunResult(
         recipe_name="tiny", recipe_path="tiny.toml", recipe_text="name = 'tiny'", student="s", teacher="t",
-        data="digits", data_note="", test_images=7, date="2026-01-01", machine="x", tool_versions={"qkd": "0"}, formats=(format_,),
+        data="digits", data_note="", test_images=7, date="2026-01-01", machine="x", tool_versions={"qkd": "0"},
+        formats=(format_,),
     )  # fmt: skip
 
 
