@@ -65,6 +65,7 @@ def c_header(name: str, graph: QuantGraph, stack_bytes: int | None, flash_bytes:
         output_ratio=simple_ratio(exit_.qparams.scale[0]),
         output_type="int32_t" if exit_.dtype == "int32" else "int8_t",
         sha256=graph.sha256(),
+        arena_bytes=arena_bytes(graph),
         arena_align=ARENA_ALIGN,
         stack_bytes=stack_bytes,
         flash_bytes=flash_bytes,
@@ -83,8 +84,15 @@ def check_exportable(name: str, graph: QuantGraph) -> None:
         raise UnsupportedOpError(
             f"{name!r} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; the C API has one of each"
         )
+    if graph.storage(graph.outputs[0]) == graph.inputs[0]:
+        raise UnsupportedOpError(f"{name!r} computes nothing: its output is its input; give it at least one layer")
     if graph.arena_bytes is None:
         raise InvariantError(f"{name!r} has no memory plan; run the plan_memory pass before writing C")
+
+
+def arena_bytes(graph: QuantGraph) -> int:
+    """Bytes that the caller must provide; at least one unit, as C has no empty arrays."""
+    return max(graph.arena_bytes or 0, ARENA_ALIGN)
 
 
 def layers(graph: QuantGraph) -> tuple[Layer, ...]:

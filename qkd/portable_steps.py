@@ -1,0 +1,233 @@
+"""One operator → one call of a portable kernel, with the constants it reads as C text."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.errors import InvariantError
+from qkd.fixed_point import BiasAdd, Requantize
+from qkd.graph import (
+    Add,
+    AveragePool2d,
+    Conv2d,
+    DepthwiseConv2d,
+    FullyConnected,
+    MaxPool2d,
+    QuantGraph,
+    Reshape,
+    Value,
+)
+from qkd.header import Layer, layers
+from qkd.packing import pack_rows
+
+WEIGHT_TYPES = {2: "uint8_t", 4: "uint8_t", 8: "int8_t"}
+CODES_PER_LINE = {"uint8_t": 20, "int8_t": 16, "int32_t": 8}  # lines of at most 104 columns
+
+Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
+
+
+@dataclass(frozen=True)
+class Table:
+    """A const array of the weights file; `rows` are its numbers as lines of C."""
+
+    symbol: str
+    type: str
+    comment: str
+    count: int
+    rows: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A constant struct of the model file; `lines` are its designated initialisers."""
+
+    type: str
+    symbol: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a kernel; `bits` is the packed width of its weights, None where it has none."""
+
+    layer: Layer
+    comment: str
+    family: str
+    bits: int | None
+    arguments: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    records: tuple[Record, ...] = ()
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name without the model's prefix, e.g. conv2d_w4."""
+        return self.family if self.bits is None else f"{self.family}_w{self.bits}"
+
+
+def portable_steps(name: str, graph: QuantGraph) -> tuple[Step, ...]:
+    """Every layer as a call, in order; `name` prefixes the symbols that the linker sees."""
+    return tuple(_Writer(name, graph, layer).step() for layer in layers(graph))
+
+
+def pointer(graph: QuantGraph, value: str) -> str:
+    """The C expression for an activation: a caller's buffer or the place of the layer that wrote it."""
+    source = graph.storage(value)
+    if source == graph.inputs[0]:
+        return "input"
+    if source == graph.storage(graph.outputs[0]):
+        return "output"
+    index = next(layer.index for layer in layers(graph) if layer.output.name == source)
+    return f"layer{index}_output"
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the call and the constants of one layer."""
+
+    name: str
+    graph: QuantGraph
+    layer: Layer
+
+    def step(self) -> Step:
+        op = self.layer.op
+        match op:
+            case Conv2d():
+                return self._convolution(op, "conv2d")
+            case DepthwiseConv2d():
+                return self._convolution(op, "depthwise")
+            case FullyConnected():
+                return self._fully_connected(op)
+            case Add():
+                return self._add(op)
+            case AveragePool2d():
+                tables, requantize = self._requantize(op.epilogue, 1)
+                return self._windowed(op, "average_pool", self._window(op, op.kernel), tables, requantize)
+            case MaxPool2d():
+                return self._windowed(op, "max_pool", self._window(op, op.kernel))
+            case Reshape():
+                raise InvariantError(f"reshape {op.name!r} of {self.graph.name!r} was counted as a layer")
+            case _:
+                assert_never(op)
+
+    def _convolution(self, op: Conv2d | DepthwiseConv2d, family: str) -> Step:
+        value = self.graph.values[op.weight]
+        weight = self._weight(value)
+        tables, requantize = self._requantize(op.epilogue, value.shape[0])
+        window = self._window(op, (value.shape[1], value.shape[2]), (op.padding[0], op.padding[2]))
+        arguments = (weight.symbol, f"&{window.symbol}", f"&{requantize.symbol}")
+        return self._call(family, arguments, packed_bits(value), (weight, *tables), (window, requantize))
+
+    def _fully_connected(self, op: FullyConnected) -> Step:
+        value = self.graph.values[op.weight]
+        weight, bits = self._weight(value), packed_bits(value)
+        outputs, inputs = value.shape
+        matrix = (weight.symbol, str(inputs), str(outputs))
+        if isinstance(op.epilogue, BiasAdd):
+            offset = self._table("offset", "int32_t", "added to each logit", np.array(op.epilogue.offset))
+            logits = (*matrix, offset.symbol, str(op.epilogue.pre_shift))
+            return self._call("logits", logits, bits, (weight, offset))
+        tables, requantize = self._requantize(op.epilogue, outputs)
+        codes = (*matrix, f"&{requantize.symbol}")
+        return self._call("fully_connected", codes, bits, (weight, *tables), (requantize,))
+
+    def _add(self, op: Add) -> Step:
+        p = op.epilogue
+        lines = (
+            _fields(multiplier_a=p.multiplier_a, multiplier_b=p.multiplier_b, offset=p.offset),
+            _fields(shift=p.shift, qmin=p.qmin, qmax=p.qmax),
+        )
+        rescale = self._record("rescale", lines)
+        arguments = (pointer(self.graph, op.other), str(self.layer.output.elements), f"&{rescale.symbol}")
+        return self._call("add", arguments, records=(rescale,))
+
+    def _windowed(
+        self, op: AveragePool2d | MaxPool2d, family: str, window: Record,
+        tables: tuple[Table, ...] = (), requantize: Record | None = None,
+    ) -> Step:  # fmt: skip
+        records = (window,) if requantize is None else (window, requantize)
+        return self._call(family, tuple(f"&{r.symbol}" for r in records), tables=tables, records=records)
+
+    def _call(
+        self, family: str, arguments: tuple[str, ...], bits: int | None = None,
+        tables: tuple[Table, ...] = (), records: tuple[Record, ...] = (),
+    ) -> Step:  # fmt: skip
+        """Every kernel takes its input first and its output last."""
+        source, target = pointer(self.graph, self.layer.op.input), pointer(self.graph, self.layer.output.name)
+        return Step(self.layer, self._comment(), family, bits, (source, *arguments, target), tables, records)
+
+    def _window(self, op: Windowed, kernel: tuple[int, int], top_left: tuple[int, int] = (0, 0)) -> Record:
+        entry = self.graph.values[op.input]
+        _, in_h, in_w, in_c = entry.shape
+        _, out_h, out_w, out_c = self.layer.output.shape
+        lines = (
+            _fields(in_h=in_h, in_w=in_w, in_c=in_c),
+            _fields(out_h=out_h, out_w=out_w, out_c=out_c),
+            _fields(kernel_h=kernel[0], kernel_w=kernel[1], stride_h=op.stride[0], stride_w=op.stride[1]),
+            _fields(pad_top=top_left[0], pad_left=top_left[1], pad_code=entry.qparams.zero_point),
+        )
+        return self._record("window", lines)
+
+    def _requantize(self, rq: Requantize, channels: int) -> tuple[tuple[Table, ...], Record]:
+        """The tables of a requantize, `channels` entries whatever `rq` holds, and the struct that points to them."""
+        multiplier = np.broadcast_to(np.array(rq.multiplier, np.int64), channels)
+        offset = np.broadcast_to(np.array(rq.offset, np.int64), channels)
+        tables = (
+            self._table("multiplier", "int32_t", "requantize multiplier of each output channel", multiplier),
+            self._table("offset", "int32_t", f"requantize offset, in 1/{2**rq.shift} output codes", offset),
+        )
+        lines = (
+            _fields(multiplier=tables[0].symbol, offset=tables[1].symbol),
+            _fields(pre_shift=rq.pre_shift, shift=rq.shift, qmin=rq.qmin, qmax=rq.qmax),
+        )
+        return tables, self._record("requantize", lines)
+
+    def _weight(self, weight: Value) -> Table:
+        bits = packed_bits(weight)
+        rows = weight.codes.reshape(weight.shape[0], -1)
+        packed = pack_rows(rows, bits)
+        comment = f"{bits}-bit weights, {rows.shape[0]} rows of {rows.shape[1]} codes in {packed.shape[1]} bytes"
+        c_type = WEIGHT_TYPES[bits]
+        return self._table("weight", c_type, comment, packed.reshape(-1).view(c_type.removesuffix("_t")))
+
+    def _table(self, tag: str, c_type: str, comment: str, numbers: NDArray[Any]) -> Table:
+        texts = [str(number) for number in numbers.tolist()]
+        width, step = max(map(len, texts)), CODES_PER_LINE[c_type]
+        lines = (", ".join(text.rjust(width) for text in texts[i : i + step]) for i in range(0, len(texts), step))
+        rows = "\n".join(f"    {line}," for line in lines)
+        size_bytes = len(texts) * (4 if c_type == "int32_t" else 1)
+        return Table(f"{self.name}_layer{self.layer.index}_{tag}", c_type, comment, len(texts), rows, size_bytes)
+
+    def _record(self, tag: str, lines: tuple[str, ...]) -> Record:
+        return Record(f"{self.name}_{tag}", f"layer{self.layer.index}_{tag}", lines)
+
+    def _comment(self) -> str:
+        op = self.layer.op
+        details = [self.layer.kind]
+        match op:
+            case Conv2d() | DepthwiseConv2d():
+                kernel = self.graph.values[op.weight].shape[1:3]
+                padding = "padding {} {} {} {} (tblr)".format(*op.padding)
+                details += ["{}x{}".format(*kernel), "stride {}x{}".format(*op.stride), padding]
+            case AveragePool2d() | MaxPool2d():
+                details += ["{}x{}".format(*op.kernel), "stride {}x{}".format(*op.stride)]
+            case _:
+                pass
+        shapes = f"{_shape(self.graph.values[op.input])} -> {_shape(self.layer.output)}"
+        return f"Layer {self.layer.index}, {op.name}: {', '.join(details)}; {shapes}"
+
+
+def packed_bits(weight: Value) -> int:
+    """Bits a weight takes in flash; a learned codebook's entries may be anywhere in int8."""
+    return weight.bits if weight.codebook is None else 8
+
+
+def _fields(**fields: int | str) -> str:
+    """One line of a C99 designated initialiser."""
+    return ", ".join(f".{field} = {value}" for field, value in fields.items())
+
+
+def _shape(value: Value) -> str:
+    return " x ".join(map(str, value.shape[1:]))
