@@ -53,6 +53,8 @@ class BudgetSpec(_Strict):
 
     flash_bytes: Positive | None = None
     arena_bytes: Positive | None = None
+    scratch_bytes: Annotated[int, Field(ge=0)] | None = None
+    """What one layer's workspace may take of the arena; a faster kernel that needs more is not chosen."""
 
 
 class VerifySpec(_Strict):
