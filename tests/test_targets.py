@@ -48,7 +48,7 @@ def test_all_faults_of_a_device_file_are_reported_together() -> None:
 
 
 def test_a_device_file_that_is_not_toml_says_so() -> None:
-    with pytest.raises(InvariantError, match="broken.toml is not TOML"):
+    with pytest.raises(InvariantError, match=r"broken\.toml is not TOML"):
         parse_target("kind = ", "broken")
 
 

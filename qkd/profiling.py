@@ -1,0 +1,133 @@
+"""Profile: what a library costs on a device, layer by layer, with the kind of evidence behind every figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qkd import __version__
+from qkd.device_run import DeviceRun
+from qkd.errors import RecipeError
+from qkd.files import write_atomic
+from qkd.graph import Op, QuantGraph, Reshape
+from qkd.recipe import fault_lines
+
+if TYPE_CHECKING:
+    from qkd.kernel import Kernel
+    from qkd.lower import Library
+
+Evidence = Literal["board", "simulated_cycles", "emulated_instructions", "estimate"]
+"""Where cost figures come from: a clock on a board, a cycle simulator, a counting emulator, a model of the core."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LayerProfile(_Strict):
+    """One operator; None is what was not measured."""
+
+    name: str
+    kind: str
+    variant: str
+    """The kernel that computes it."""
+    macs: Count
+    instructions: Count | None
+    constant_bytes: Count
+    scratch_bytes: Count
+    output_bytes: Count
+
+
+class Profile(_Strict):
+    """What one inference costs; None is what was not measured."""
+
+    target: str
+    graph_sha256: str
+    evidence: Evidence | None
+    """None: nothing was counted or timed, as on the host."""
+    instructions: Count | None
+    cycles: Count | None = None
+    latency_us: Annotated[float, Field(ge=0)] | None = None
+    text_bytes: Count
+    rodata_bytes: Count
+    arena_bytes: Count
+    stack_bytes: Count | None
+    layers: tuple[LayerProfile, ...]
+    tool_versions: dict[str, str]
+
+    @property
+    def flash_bytes(self) -> int:
+        """Code and constants."""
+        return self.text_bytes + self.rodata_bytes
+
+    @model_validator(mode="after")
+    def _instructions_are_not_time(self) -> Self:
+        if self.evidence in (None, "emulated_instructions") and not self.cycles is self.latency_us is None:
+            raise ValueError("cycles and latency_us need evidence of time: board, simulated_cycles or estimate")
+        if self.evidence is None and self.instructions is not None:
+            raise ValueError("instructions need evidence: emulated_instructions, for example")
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write the profile as JSON."""
+        write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Profile:
+        """Read a profile, or raise RecipeError saying what is wrong with the file."""
+        try:
+            return cls.model_validate_json(path.read_text())
+        except OSError as error:
+            raise RecipeError(f"no profile can be read at {path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise RecipeError(f"{path} is not a profile: {error.error_count()} faults:\n{fault_lines(error)}") from None
+
+
+def profile(library: Library, run: DeviceRun) -> Profile:
+    """Put together what a library holds and what a run of it measured.
+
+    Parameters
+    ----------
+    library : Library
+        The library that was run.
+    run : DeviceRun
+        Made with `profile=True` where instructions can be counted.
+
+    Returns
+    -------
+    Profile
+        With evidence "emulated_instructions" when instructions were counted.
+    """
+    graph = library.graph
+    counted = run.layer_instructions or {}
+    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    return Profile(
+        target=library.target.name,
+        graph_sha256=graph.sha256(),
+        evidence=None if run.instructions is None else "emulated_instructions",
+        instructions=run.instructions,
+        text_bytes=library.text_bytes,
+        rodata_bytes=library.rodata_bytes,
+        arena_bytes=graph.arena_bytes or 0,
+        stack_bytes=run.stack_bytes,
+        layers=tuple(_layer(graph, op, k, counted) for op, k in zip(ops, library.kernels, strict=True)),
+        tool_versions={"qkd": __version__, **run.tool_versions},
+    )
+
+
+def _layer(graph: QuantGraph, op: Op, kernel: Kernel, counted: Mapping[str, int]) -> LayerProfile:
+    return LayerProfile(
+        name=op.name,
+        kind=type(op).__name__,
+        variant=kernel.variant,
+        macs=graph.macs(op),
+        instructions=counted.get(op.name),
+        constant_bytes=sum(constant.nbytes for constant in kernel.constants),
+        scratch_bytes=kernel.scratch_bytes,
+        output_bytes=graph.values[op.output].buffer_bytes,
+    )
