@@ -84,6 +84,17 @@ def plan(graph: QuantGraph, scratch_bytes: Mapping[str, int], in_place: Iterable
     return graph.with_plan(offsets, {b.names[0]: places[b] for b in work}, arena_bytes)
 
 
+def placed_blocks(graph: QuantGraph, scratch_bytes: Mapping[str, int]) -> list[tuple[Block, int, bool]]:
+    """Every buffer of a planned graph with its offset, and whether it is a workspace: the arena as a picture shows it."""
+    values = [(block, graph.offsets[block.names[0]], False) for block in _single_blocks(graph)]
+    work = [
+        (Block((op.name,), _aligned(scratch_bytes[op.name]), i, i), graph.scratch_offsets[op.name], True)
+        for i, op in enumerate(_steps(graph))
+        if op.name in graph.scratch_offsets
+    ]
+    return [*values, *work]
+
+
 def lower_bound(graph: QuantGraph, scratch_bytes: Mapping[str, int], in_place: Iterable[str] = ()) -> int:
     """Bytes that are live at the fullest step: no plan can be smaller."""
     blocks = _chain(graph, _single_blocks(graph), frozenset(in_place))

@@ -79,18 +79,14 @@ def _training_charts(history: tuple[HistoryPoint, ...]) -> list[dict[str, str]]:
 
 def _device_view(device: DeviceResult) -> dict[str, Any]:
     view = {name: getattr(device, name) for name in type(device).model_fields}
-    view["flash_bytes"] = device.flash_bytes
     view["layer_chart"] = view["arena_chart"] = None
-    if device.layer_instructions:
-        counts = device.layer_instructions
-        view["layer_chart"] = layer_bars(list(counts), list(counts.values()), "instructions of one inference")
+    profile = device.profile
+    if profile is None:
+        return view
+    counted = {layer.name: layer.instructions for layer in profile.layers if layer.instructions is not None}
+    if counted:
+        view["layer_chart"] = layer_bars(list(counted), list(counted.values()), "instructions of one inference")
     if device.buffers:
         blocks = [ArenaBlock(**buffer.model_dump()) for buffer in device.buffers]
-        view["arena_chart"] = arena_picture(blocks, device.arena_bytes or 0, device.steps)
-    view["memory"] = [
-        {"name": "code", "place": "flash, .text", "size_bytes": device.text_bytes},
-        {"name": "weights and tables", "place": "flash, .rodata", "size_bytes": device.rodata_bytes},
-        {"name": "arena", "place": "SRAM, 16-byte aligned, the caller's", "size_bytes": device.arena_bytes},
-        {"name": "stack of one inference", "place": "SRAM", "size_bytes": device.stack_bytes},
-    ]
+        view["arena_chart"] = arena_picture(blocks, profile.arena_bytes, [layer.name for layer in profile.layers])
     return view

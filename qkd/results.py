@@ -1,12 +1,12 @@
 """What a run found out, as it lies in results.json; the table, the report and the benchmarks are views of it."""
 
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
+from qkd.profiling import Profile
 
 
 class _Record(BaseModel):
@@ -55,15 +55,6 @@ class BufferFact(_Record):
     scratch: bool
 
 
-class KernelFact(_Record):
-    """Which kernel computes a layer, and why that one."""
-
-    op: str
-    variant: str
-    scratch_bytes: int
-    why: str
-
-
 class DeviceResult(_Record):
     """Proof and profile of one format on one device; with `skipped` only the reason is known."""
 
@@ -74,24 +65,12 @@ class DeviceResult(_Record):
     elements: int | None = None
     differing: int | None = None
     first_difference: str | None = None
-    evidence: Literal["board", "simulated_cycles", "emulated_instructions", "estimate"] | None = None
-    instructions: int | None = None
-    layer_instructions: dict[str, int] = {}
-    text_bytes: int | None = None
-    rodata_bytes: int | None = None
-    arena_bytes: int | None = None
-    stack_bytes: int | None = None
-    steps: tuple[str, ...] = ()
+    profile: Profile | None = None
     buffers: tuple[BufferFact, ...] = ()
-    kernels: tuple[KernelFact, ...] = ()
-    bundle: str | None = None
-
-    @property
-    def flash_bytes(self) -> int | None:
-        """Code and constants."""
-        if self.text_bytes is None or self.rodata_bytes is None:
-            return None
-        return self.text_bytes + self.rodata_bytes
+    reasons: dict[str, str] = {}
+    """By layer: why its kernel was chosen, and why it is safe."""
+    firmware: str | None = None
+    """The bundle's folder, relative to the run's."""
 
 
 class FormatResult(_Record):
@@ -166,13 +145,25 @@ class Row(_Record):
 
 def rows(result: RunResult) -> list[Row]:
     """The table of a run: one row a format and device."""
-    return [
-        Row(
-            recipe=result.recipe_name, bits=f.bits, core=d.name, n=d.images, differing=d.differing,
-            elements=d.elements, top1_float=f.top1_float, top1_torch=f.top1_torch, top1_integer=f.top1_integer,
-            flash_bytes=d.flash_bytes, arena_bytes=d.arena_bytes, stack_bytes=d.stack_bytes,
-            instructions=d.instructions, evidence=d.evidence, skipped=d.skipped,
-        )
-        for f in result.formats
-        for d in f.devices
-    ]  # fmt: skip
+    return [_row(result.recipe_name, f, d) for f in result.formats for d in f.devices]
+
+
+def _row(recipe_name: str, format_: FormatResult, device: DeviceResult) -> Row:
+    cost = device.profile
+    return Row(
+        recipe=recipe_name,
+        bits=format_.bits,
+        core=device.name,
+        n=device.images,
+        differing=device.differing,
+        elements=device.elements,
+        top1_float=format_.top1_float,
+        top1_torch=format_.top1_torch,
+        top1_integer=format_.top1_integer,
+        flash_bytes=cost and cost.flash_bytes,
+        arena_bytes=cost and cost.arena_bytes,
+        stack_bytes=cost and cost.stack_bytes,
+        instructions=cost and cost.instructions,
+        evidence=cost and cost.evidence,
+        skipped=device.skipped,
+    )

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from qkd.errors import RecipeError
+from qkd.profiling import LayerProfile, Profile
 from qkd.report import html
 from qkd.results import (
     BufferFact,
     DeviceResult,
     FormatResult,
     HistoryPoint,
-    KernelFact,
     LayerFact,
     PassFact,
     RunResult,
@@ -22,13 +22,19 @@ from qkd.results import (
 
 @pytest.fixture
 def result() -> RunResult:
+    layers = tuple(
+        LayerProfile(name=n, kind="Conv2d", variant="generic", macs=9, instructions=i, constant_bytes=4,
+                     scratch_bytes=0, output_bytes=8)
+        for n, i in (("conv_0", 12000), ("fc_1", 345))
+    )  # fmt: skip
+    profile = Profile(
+        target="cortex_m4", graph_sha256="ab", evidence="emulated_instructions", instructions=12345, text_bytes=900,
+        rodata_bytes=334, arena_bytes=512, stack_bytes=None, layers=layers, tool_versions={},
+    )  # fmt: skip
     measured = DeviceResult(
-        name="cortex_m4", description="a core <with> markup", images=7, elements=700, differing=0,
-        evidence="emulated_instructions", instructions=12345, layer_instructions={"conv_0": 12000, "fc_1": 345},
-        text_bytes=900, rodata_bytes=334, arena_bytes=512, stack_bytes=96, steps=("conv_0", "fc_1"),
+        name="cortex_m4", description="a core <with> markup", images=7, elements=700, differing=0, profile=profile,
         buffers=(BufferFact(name="conv_0.y", offset_bytes=0, size_bytes=512, first=0, last=1, scratch=False),),
-        kernels=(KernelFact(op="conv_0", variant="generic", scratch_bytes=0, why="the only variant"),),
-        bundle="runs/x/cortex_m4",
+        reasons={"conv_0": "the only variant"}, firmware="firmware/x",
     )  # fmt: skip
     format_ = FormatResult(
         bits="W4A8", graph_sha256="ab", passes=(PassFact(name="qat", epochs=2, seconds=1.5, validation_top1=90.0),),
