@@ -1,0 +1,213 @@
+"""QuantGraph × Target → library: a Relax module of kernels, the calls that Relax leaves, ELF objects by TVM's LLVM."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from qkd.codegen import assemble, compile_kernel, preamble
+from qkd.entry import Call, entry_ir, information_section
+from qkd.errors import InvariantError, UnsupportedOpError
+from qkd.graph import QuantGraph, Reshape, Value, op_inputs
+from qkd.header import check_exportable
+from qkd.kernel import Kernel, PrimFunc
+from qkd.objects import check_undefined, defined_symbols, make_read_only, section_bytes
+from qkd.target import Target
+
+_RELAX_PASSES = (
+    relax.transform.DeadCodeElimination(),
+    relax.transform.ToNonDataflow(),
+    relax.transform.RemovePurityChecking(),
+    relax.transform.CallTIRRewrite(),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """A network for one device: ELF objects that need no further symbols, and what they were made from."""
+
+    name: str
+    target: Target
+    graph: QuantGraph
+    kernels: tuple[Kernel, ...]
+    symbols: tuple[str, ...]
+    """The C function of each layer; layers of one shape share one."""
+    objects: tuple[tuple[str, bytes], ...]
+    """File names and ELF objects; the last one holds the constants and the C API."""
+
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of code in flash."""
+        return sum(section_bytes(image)[0] for _, image in self.objects)
+
+    @property
+    def rodata_bytes(self) -> int:
+        """Bytes of constants in flash."""
+        return sum(section_bytes(image)[1] for _, image in self.objects)
+
+    @property
+    def flash_bytes(self) -> int:
+        """All bytes in flash."""
+        return self.text_bytes + self.rodata_bytes
+
+
+def lower(graph: QuantGraph, target: Target, kernels: Sequence[Kernel]) -> Library:
+    """Lower a planned graph for a device.
+
+    Parameters
+    ----------
+    graph : QuantGraph
+        With a memory plan; one input and one output.
+    target : Target
+    kernels : sequence of Kernel
+        One for each operator but reshapes, in order (`qkd.targets.kernels.choose_kernels`).
+
+    Returns
+    -------
+    Library
+        Equal bytes for equal arguments, on every run.
+
+    Raises
+    ------
+    RecipeError
+        When the graph's name cannot stand in C.
+    UnsupportedOpError
+        When the graph has other than one input and one output.
+    InvariantError
+        When kernels, Relax's calls or the objects are not what they must be.
+    """
+    _check_lowerable(graph, kernels)
+    functions, symbols = _functions(graph.name, kernels)
+    rewritten = tvm.ir.transform.Sequential(list(_RELAX_PASSES))(_relax_module(graph, kernels, functions, symbols))
+    calls = _matched(graph, kernels, symbols, _walk(rewritten["main"]))
+    objects = [(f"{symbol}.o", compile_kernel(function, target)) for symbol, function in functions.items()]
+    objects.append((f"{graph.name}_entry.o", _entry_object(graph, calls, target)))
+    own = {symbol for _, image in objects for symbol in defined_symbols(image)}
+    for name, image in objects:
+        check_undefined(name, image, own)
+    return Library(graph.name, target, graph, tuple(kernels), symbols, tuple(objects))
+
+
+def _check_lowerable(graph: QuantGraph, kernels: Sequence[Kernel]) -> None:
+    check_exportable(graph.name, graph)
+    result = graph.outputs[0]
+    if graph.storage(result) != result:
+        raise UnsupportedOpError(f"{graph.name!r} ends in a reshape ({result}); let it return the reshape's input")
+    wanted = [op.name for op in graph.ops if not isinstance(op, Reshape)]
+    if [kernel.op for kernel in kernels] != wanted:
+        raise InvariantError(f"kernels are for {[kernel.op for kernel in kernels]}; the graph needs {wanted}")
+
+
+def _functions(name: str, kernels: Sequence[Kernel]) -> tuple[dict[str, PrimFunc], tuple[str, ...]]:
+    """Build every kernel; layers whose functions differ in nothing but the name share the first one's."""
+    functions: dict[str, PrimFunc] = {}
+    first: dict[Any, str] = {}
+    symbols = []
+    for layer, kernel in enumerate(kernels):
+        symbol = f"{name}_{layer}_{re.sub(r'[^A-Za-z0-9]', '_', kernel.op)}"
+        function = kernel.build(symbol)
+        symbols.append(first.setdefault(tvm_ffi.StructuralKey(function.with_attr("global_symbol", "")), symbol))
+        if symbols[-1] == symbol:
+            functions[symbol] = function
+    return functions, tuple(symbols)
+
+
+def _relax_module(
+    graph: QuantGraph, kernels: Sequence[Kernel], functions: Mapping[str, PrimFunc], symbols: Sequence[str]
+) -> Any:
+    """A Relax module whose `main` calls each kernel through call_tir; a scratch is a second result."""
+    builder = relax.BlockBuilder()
+    entry = graph.values[graph.inputs[0]]
+    variables = {entry.name: relax.Var("input", relax.TensorType(entry.shape, entry.dtype))}
+    steps = iter(zip(kernels, symbols, strict=True))
+    with builder.function("main", [variables[entry.name]]):
+        with builder.dataflow():
+            known = {symbol: builder.add_func(function, symbol) for symbol, function in functions.items()}
+            for op in graph.ops:
+                inputs = [variables[name] for name in op_inputs(op)]
+                if isinstance(op, Reshape):
+                    variables[op.output] = builder.emit(relax.op.reshape(inputs[0], graph.values[op.output].shape))
+                else:
+                    kernel, symbol = next(steps)
+                    variables[op.output] = _emit_call(builder, known[symbol], kernel, inputs, graph.values[op.output])
+            result = builder.emit_output(variables[graph.outputs[0]])
+        builder.emit_func_output(result)
+    return builder.get()
+
+
+def _emit_call(builder: Any, function: Any, kernel: Kernel, inputs: Sequence[Any], output: Value) -> Any:
+    arguments = [*inputs, *(relax.const(array, str(array.dtype)) for array in kernel.constants)]
+    results = [relax.TensorType(output.shape, output.dtype)]
+    if not kernel.scratch_bytes:
+        return builder.emit(relax.op.call_tir(function, arguments, results))
+    results.append(relax.TensorType((kernel.scratch_bytes,), "int8"))
+    both = builder.emit(relax.op.call_tir(function, arguments, results))
+    return builder.emit(relax.TupleGetItem(both, 0))
+
+
+def _walk(main: Any) -> list[tuple[str, list[Any]]]:
+    """The kernel calls that Relax left, in order: symbol and arguments, each a constant or the tensor it stands for."""
+    calls: list[tuple[str, list[Any]]] = []
+    meaning: dict[Any, Any] = {parameter: parameter for parameter in main.params}
+
+    def resolve(value: Any) -> Any:
+        match value:
+            case relax.Var():
+                return meaning[value]
+            case relax.Tuple():
+                return [resolve(field) for field in value.fields]
+            case relax.TupleGetItem():
+                return resolve(value.tuple_value)[value.index]
+            case tvm.ir.GenericConst():
+                return value.value.numpy()
+        raise InvariantError(f"Relax left {type(value).__name__} in main, which lowering does not know: {value}")
+
+    for binding in (binding for block in main.body.blocks for binding in block.bindings):
+        value = binding.value
+        if not isinstance(value, relax.Call):
+            meaning[binding.var] = resolve(value)
+        elif isinstance(value.op, tvm.ir.GlobalVar):
+            calls.append((str(value.op.name_hint), [resolve(argument) for argument in value.args]))
+        elif value.op.name == "relax.builtin.alloc_tensor":
+            meaning[binding.var] = binding.var
+        elif value.op.name == "relax.reshape":
+            meaning[binding.var] = resolve(value.args[0])
+        else:
+            raise InvariantError(f"Relax left a call of {value.op} in main, which lowering does not know")
+    return calls
+
+
+def _matched(
+    graph: QuantGraph, kernels: Sequence[Kernel], symbols: Sequence[str], found: Sequence[tuple[str, list[Any]]]
+) -> list[Call]:
+    """Compare what Relax calls with what the graph says, argument by argument."""
+    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
+    if len(found) != len(steps):
+        raise InvariantError(f"Relax left {len(found)} kernel calls of {len(steps)}; an operator's result is not used")
+    tensors: dict[str, Any] = {}
+    calls = []
+    for op, kernel, symbol, (called, arguments) in zip(steps, kernels, symbols, found, strict=True):
+        sources = tuple(graph.storage(name) for name in op_inputs(op))
+        tensors.setdefault(graph.inputs[0], arguments[0])
+        tensors[op.output] = arguments[len(sources) + len(kernel.constants)]
+        expected = [tensors[name] for name in sources] + list(kernel.constants) + [tensors[op.output]]
+        if called != symbol or not all(map(_same, expected, arguments)):
+            raise InvariantError(f"Relax calls {called} for {op.name!r} with other arguments than the graph has")
+        calls.append(Call(symbol, kernel, sources, op.output))
+    return calls
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.array_equal(a, b)
+    return bool(a.same_as(b))
+
+
+def _entry_object(graph: QuantGraph, calls: Sequence[Call], target: Target) -> bytes:
+    image = assemble(entry_ir(graph, calls, target, preamble(target)))
+    return make_read_only(image, information_section(graph.name)) if target.kind == "cortex_m" else image

@@ -1,0 +1,240 @@
+"""Kernels that are right everywhere, for every operator and width: the fall-back, and the control of every benchmark.
+
+A convolution copies the patch under one output pixel into the scratch, padding included, and multiplies it with the
+packed weights of one channel after the other. Shapes, strides and shifts are immediates.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+import numpy as np
+
+from qkd.errors import InvariantError
+from qkd.graph import (
+    Add,
+    AveragePool2d,
+    Conv2d,
+    DepthwiseConv2d,
+    FullyConnected,
+    MaxPool2d,
+    Op,
+    QuantGraph,
+    Reshape,
+)
+from qkd.kernel import Constant, Kernel
+from qkd.packing import pack_rows
+from qkd.target import Target
+from qkd.targets.kernels.epilogue import add_rescaled, channel_table, finish, requantize
+from qkd.tir import (
+    Expr,
+    Operand,
+    Param,
+    Pointer,
+    Register,
+    branch,
+    cast,
+    constant,
+    function,
+    let,
+    loop,
+    maximum,
+    nounroll,
+    widen,
+)
+
+ROLLED = frozenset({"armv6-m", "armv7e-m"})
+"""Instruction sets where LLVM's unrolling only spills registers; others vectorise or have hardware loops."""
+
+Weighted: TypeAlias = Conv2d | DepthwiseConv2d | FullyConnected
+Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
+Read: TypeAlias = Callable[[Operand], Expr]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A sliding window over an NHWC tensor of `height` × `width` × `channels`."""
+
+    height: int
+    width: int
+    channels: int
+    out_height: int
+    out_width: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    """Top, bottom, left, right."""
+
+    @property
+    def taps(self) -> int:
+        """Positions of the window."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def is_pixel(self) -> bool:
+        """One position without padding: the patch lies in the input already."""
+        return self.taps == 1 and not any(self.padding)
+
+
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
+    """The generic kernel of an operator; it is safe wherever `freeze` proved the accumulator."""
+    rolled = target.instruction_set in ROLLED
+    match op:
+        case Conv2d() | DepthwiseConv2d() | FullyConnected():
+            yield _weighted(graph, op, rolled)
+        case Add():
+            yield _add(graph, op, rolled)
+        case AveragePool2d() | MaxPool2d():
+            yield _pool(graph, op, rolled)
+        case Reshape():
+            raise InvariantError(f"{op.name!r} is a reshape, which has no kernel; skip it when choosing kernels")
+        case _:
+            assert_never(op)
+
+
+def window_of(graph: QuantGraph, op: Windowed | FullyConnected) -> Window:
+    """Geometry of an operator; a fully connected layer is one pixel of many channels."""
+    if isinstance(op, FullyConnected):
+        return Window(1, 1, graph.values[op.input].elements, 1, 1, (1, 1), (1, 1), (0, 0, 0, 0))
+    _, height, width, channels = graph.values[op.input].shape
+    _, out_height, out_width, _ = graph.values[op.output].shape
+    if isinstance(op, AveragePool2d | MaxPool2d):
+        return Window(height, width, channels, out_height, out_width, op.kernel, op.stride, (0, 0, 0, 0))
+    _, kernel_height, kernel_width, _ = graph.values[op.weight].shape
+    kernel = (kernel_height, kernel_width)
+    return Window(height, width, channels, out_height, out_width, kernel, op.stride, op.padding)
+
+
+def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
+    weight, entry = graph.values[op.weight], graph.values[op.input]
+    window = window_of(graph, op)
+    depthwise = isinstance(op, DepthwiseConv2d)
+    rows = weight.codes.reshape(weight.shape[0], -1)
+    packed = pack_rows(rows, weight.bits).view(np.int8)
+    table = channel_table(op.epilogue)
+    result = graph.values[op.output].dtype
+
+    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer | None = None) -> None:
+        with _pixels(window, rolled) as (row, column):
+            patch, start = x, (row * window.stride[0] * window.width + column * window.stride[1]) * window.channels
+            if scratch is not None:
+                _gather(x, scratch, window, row, column, entry.qparams.zero_point, rolled)
+                patch, start = scratch, constant(0)
+            with _loop(len(rows), rolled) as channel:
+                step, first = (window.channels, start + channel) if depthwise else (1, start)
+                acc = _dot(weights, channel * packed.shape[1], weight.bits, rows.shape[1],
+                           lambda tap: patch[first + tap * step], rolled)  # fmt: skip
+                code = finish(acc.value, op.epilogue, table, channel)
+                y[(row * window.out_width + column) * len(rows) + channel] = cast(code, result)
+
+    scratch_bytes = 0 if window.is_pixel else window.taps * window.channels
+    return _kernel(graph, op, body, (packed, table), scratch_bytes)
+
+
+def _add(graph: QuantGraph, op: Add, rolled: bool) -> Kernel:
+    def body(a: Pointer, b: Pointer, y: Pointer) -> None:
+        with _loop(graph.values[op.output].elements, rolled) as i:
+            y[i] = cast(add_rescaled(a[i], b[i], op.epilogue), "int8")
+
+    return _kernel(graph, op, body, in_place=True)
+
+
+def _pool(graph: QuantGraph, op: AveragePool2d | MaxPool2d, rolled: bool) -> Kernel:
+    window = window_of(graph, op)
+
+    def body(x: Pointer, y: Pointer) -> None:
+        with _pixels(window, rolled) as (row, column), _loop(window.channels, rolled) as channel:
+            result = Register("int32", 0 if isinstance(op, AveragePool2d) else -128)
+            with _loop(window.kernel[0], rolled) as i, _loop(window.kernel[1], rolled) as j:
+                pixel = (row * window.stride[0] + i) * window.width + column * window.stride[1] + j
+                code = widen(x[pixel * window.channels + channel])
+                is_sum = isinstance(op, AveragePool2d)
+                result.value = result.value + code if is_sum else maximum(result.value, code)
+            code = result.value
+            if isinstance(op, AveragePool2d):
+                multiplier, offset = constant(op.epilogue.multiplier[0]), constant(op.epilogue.offset[0])
+                code = requantize(code, op.epilogue, multiplier, offset)
+            y[(row * window.out_width + column) * window.channels + channel] = cast(code, "int8")
+
+    return _kernel(graph, op, body)
+
+
+def _kernel(
+    graph: QuantGraph, op: Op, body: Callable[..., None], constants: tuple[Constant, ...] = (), scratch_bytes: int = 0,
+    in_place: bool = False,
+) -> Kernel:  # fmt: skip
+    """Put a body and its constants together; the parameters follow from the contract of `Kernel`."""
+    sources = [op.input, op.other] if isinstance(op, Add) else [op.input]
+    params = [Param(f"input_{i}", "int8", graph.values[name].elements) for i, name in enumerate(sources)]
+    params += [Param(f"constant_{i}", str(array.dtype), array.size) for i, array in enumerate(constants)]
+    output = graph.values[op.output]
+    params.append(Param("output", output.dtype, output.elements))
+    if scratch_bytes:
+        params.append(Param("scratch", "int8", scratch_bytes))
+    return Kernel(
+        op.name,
+        "generic",
+        lambda symbol: function(symbol, params, body, may_alias=in_place),
+        constants,
+        scratch_bytes,
+        in_place,
+    )
+
+
+@contextmanager
+def _loop(count: int, rolled: bool) -> Iterator[Expr]:
+    with loop(count) as index:
+        if rolled:
+            nounroll()
+        yield index
+
+
+@contextmanager
+def _pixels(window: Window, rolled: bool) -> Iterator[tuple[Expr, Expr]]:
+    """Visit every output pixel; gives its row and column."""
+    with _loop(window.out_height, rolled) as row, _loop(window.out_width, rolled) as column:
+        yield row, column
+
+
+def _gather(x: Pointer, patch: Pointer, window: Window, row: Expr, column: Expr, zero_point: int, rolled: bool) -> None:
+    """Copy the patch under an output pixel as [tap][channel]; outside the input it reads `zero_point`."""
+    with _loop(window.kernel[0], rolled) as i, _loop(window.kernel[1], rolled) as j:
+        y_in = let(row * window.stride[0] + i - window.padding[0])
+        x_in = let(column * window.stride[1] + j - window.padding[2])
+        source = (y_in * window.width + x_in) * window.channels
+        target = (i * window.kernel[1] + j) * window.channels
+
+        def copy() -> None:
+            with _loop(window.channels, rolled) as channel:
+                patch[target + channel] = x[source + channel]
+
+        def fill() -> None:
+            with _loop(window.channels, rolled) as channel:
+                patch[target + channel] = zero_point
+
+        if any(window.padding):
+            inside = (y_in >= 0) & (y_in < window.height) & (x_in >= 0) & (x_in < window.width)
+            branch(inside, copy, fill)
+        else:
+            copy()
+
+
+def _dot(weights: Pointer, row: Expr, bits: int, taps: int, read: Read, rolled: bool) -> Register:
+    """Sum of products of `taps` codes and the packed row that starts at byte `row`."""
+    acc = Register()
+    per_byte = 8 // bits
+
+    def multiply(index: Operand, fields: int) -> None:
+        byte = let(widen(weights[row + index]))
+        for field in range(fields):
+            # Shift the field to the top of the word and back down: one SBFX on Arm, with the sign extended.
+            weight = byte << 32 - bits * (field + 1) >> 32 - bits
+            acc.value = acc.value + weight * widen(read(index * per_byte + field))
+
+    if taps >= per_byte:
+        with _loop(taps // per_byte, rolled) as index:
+            multiply(index, per_byte)
+    if taps % per_byte:
+        multiply(taps // per_byte, taps % per_byte)
+    return acc
