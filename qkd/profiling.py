@@ -67,7 +67,8 @@ class Profile(_Strict):
 
     @model_validator(mode="after")
     def _instructions_are_not_time(self) -> Self:
-        if self.evidence in (None, "emulated_instructions") and not self.cycles is self.latency_us is None:
+        timed = self.cycles is not None or self.latency_us is not None
+        if timed and self.evidence in (None, "emulated_instructions"):
             raise ValueError("cycles and latency_us need evidence of time: board, simulated_cycles or estimate")
         if self.evidence is None and self.instructions is not None:
             raise ValueError("instructions need evidence: emulated_instructions, for example")

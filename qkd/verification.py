@@ -17,9 +17,7 @@ from qkd.graph import QuantGraph, Reshape
 if TYPE_CHECKING:
     from qkd.lower import Library
 
-BATCH_BYTES = (
-    8 * 2**20
-)  # of layer outputs on the device; the reference takes about 30 times that in int64  # of layer outputs on the device; the reference's int64 codes and patches take about 30 times that
+BATCH_BYTES = 8 * 2**20  # of layer outputs on the device; the reference takes about 30 times that in int64
 
 
 class TraceRunner(Protocol):

@@ -91,7 +91,7 @@ def empty_layers(graph: QuantGraph, count: int) -> dict[str, Codes]:
 
 
 def _guarded_arena(arena_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Memory full of rubbish and the aligned arena within it, so that a model that reads or writes wrongly is caught."""
+    """Memory full of rubbish and the aligned arena within it, so that a wrong read or write shows."""
     memory = np.full(arena_bytes + 2 * GUARD_BYTES + ARENA_ALIGN, FILL, np.uint8)
     start = GUARD_BYTES + -(memory.ctypes.data + GUARD_BYTES) % ARENA_ALIGN
     return memory, memory[start : start + arena_bytes]

@@ -1,4 +1,4 @@
-"""Compilers and emulators: found or missed with the way to install them, run with a time limit, named with their version."""
+"""Compilers and emulators: found, or missed with the way to install them; run with a time limit; their versions."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A library of hand-written C with the model's API, so that runners are tested without TVM and on models that misbehave."""
+"""A library of hand-written C with the model's API: runners are tested without TVM, on models that misbehave too."""
 
 from __future__ import annotations
 
