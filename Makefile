@@ -32,7 +32,7 @@ test: setup check  ## Everything CI runs
 check: $(VENV)/.ready  ## Style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p qkd
+	bash .ci/types
 
 slow: setup  ## The long proofs: every number under benchmarks/results is made by these
 	$(BIN)/python -m benchmarks.thread

@@ -85,7 +85,7 @@ def plan(graph: QuantGraph, scratch_bytes: Mapping[str, int], in_place: Iterable
 
 
 def placed_blocks(graph: QuantGraph, scratch_bytes: Mapping[str, int]) -> list[tuple[Block, int, bool]]:
-    """Every buffer of a planned graph with its offset, and whether it is a workspace: the arena as a picture shows it."""
+    """Every buffer of a planned graph, its offset, and whether it is a workspace: the arena as a picture shows it."""
     values = [(block, graph.offsets[block.names[0]], False) for block in _single_blocks(graph)]
     work = [
         (Block((op.name,), _aligned(scratch_bytes[op.name]), i, i), graph.scratch_offsets[op.name], True)

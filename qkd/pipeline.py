@@ -32,7 +32,7 @@ class Pass(Protocol[S]):
         """What holds afterwards, and after every later pass."""
         ...
 
-    def __call__(self, state: S) -> S:
+    def __call__(self, state: S, /) -> S:
         """Return the next state; the one received stays as it was."""
         ...
 

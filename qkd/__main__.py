@@ -1,0 +1,5 @@
+"""`python -m qkd`: the command line."""
+
+from qkd.cli import main
+
+main()
