@@ -129,7 +129,7 @@ def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
                 y[(row * window.out_width + column) * len(rows) + channel] = cast(code, result)
 
     scratch_bytes = 0 if window.is_pixel else window.taps * window.channels
-    return _kernel(graph, op, body, (packed, table), scratch_bytes)
+    return make_kernel(graph, op, body, (packed, table), scratch_bytes)
 
 
 def _add(graph: QuantGraph, op: Add, rolled: bool) -> Kernel:
@@ -137,7 +137,7 @@ def _add(graph: QuantGraph, op: Add, rolled: bool) -> Kernel:
         with _loop(graph.values[op.output].elements, rolled) as i:
             y[i] = cast(add_rescaled(a[i], b[i], op.epilogue), "int8")
 
-    return _kernel(graph, op, body, in_place=True)
+    return make_kernel(graph, op, body, in_place=True)
 
 
 def _pool(graph: QuantGraph, op: AveragePool2d | MaxPool2d, rolled: bool) -> Kernel:
@@ -157,12 +157,12 @@ def _pool(graph: QuantGraph, op: AveragePool2d | MaxPool2d, rolled: bool) -> Ker
                 code = requantize(code, op.epilogue, multiplier, offset)
             y[(row * window.out_width + column) * window.channels + channel] = cast(code, "int8")
 
-    return _kernel(graph, op, body)
+    return make_kernel(graph, op, body)
 
 
-def _kernel(
+def make_kernel(
     graph: QuantGraph, op: Op, body: Callable[..., None], constants: tuple[Constant, ...] = (), scratch_bytes: int = 0,
-    in_place: bool = False,
+    in_place: bool = False, *, variant: str = "generic", why: str = "the only variant", prelude: str = "",
 ) -> Kernel:  # fmt: skip
     """Put a body and its constants together; the parameters follow from the contract of `Kernel`."""
     sources = [op.input, op.other] if isinstance(op, Add) else [op.input]
@@ -174,11 +174,12 @@ def _kernel(
         params.append(Param("scratch", "int8", scratch_bytes))
     return Kernel(
         op.name,
-        "generic",
-        lambda symbol: function(symbol, params, body, may_alias=in_place),
+        variant,
+        lambda symbol: function(symbol, params, body, may_alias=in_place, prelude=prelude),
         constants,
         scratch_bytes,
         in_place,
+        why,
     )
 
 
