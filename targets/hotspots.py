@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -45,12 +47,11 @@ def annotated_listing(run: DeviceRun, target: Target, layer: str, least: int = 1
     if layer not in run.executed:
         raise RecipeError(f"no layer {layer!r} was counted; there are {', '.join(run.executed)}")
     counts = {address: count for address, count in run.executed[layer].items() if count >= least}
-    lines = []
-    for symbol, address, line in _disassembly(run.image, target):
-        if address in counts:
-            lines += [] if symbol in lines else [symbol]
-            lines.append(f"{counts[address]:>10}  {line.strip()}")
-    return "\n".join(lines) + "\n"
+    executed = [entry for entry in _disassembly(run.image, target) if entry[1] in counts]
+    return "".join(
+        f"{symbol}\n" + "".join(f"{counts[address]:>10}  {line.strip()}\n" for _, address, line in entries)
+        for symbol, entries in groupby(executed, key=itemgetter(0))
+    )
 
 
 def _disassembly(image: bytes, target: Target) -> list[tuple[str, int, str]]:
