@@ -60,7 +60,7 @@ def compile_kernel(function: PrimFunc, target: Target) -> bytes:
     Raises
     ------
     InvariantError
-        When the kernel takes more than `ALLOCATION_LIMIT_BYTES` of stack for one buffer.
+        When the kernel takes more than `ALLOCATION_LIMIT_BYTES` of stack for one buffer, or LLVM refuses it.
     """
     return assemble(_without_extras(kernel_ir(function, target)))
 
@@ -70,9 +70,13 @@ def kernel_ir(function: PrimFunc, target: Target) -> str:
     symbol = str(function.attrs["global_symbol"])
     device = tvm_target(target)
     module = tirx.transform.BindTarget(device.with_host(device))(tvm.IRModule({symbol: function}))
-    module = tvm.ir.transform.Sequential(list(_LOWERING))(module)
-    _check_allocations(symbol, module)
-    return str(tvm.get_global_func("target.build.llvm")(module, device).inspect_source("ll"))
+    try:
+        module = tvm.ir.transform.Sequential(list(_LOWERING))(module)
+        _check_allocations(symbol, module)
+        return str(tvm.get_global_func("target.build.llvm")(module, device).inspect_source("ll"))
+    except tvm.error.InternalError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise InvariantError(f"TVM cannot compile kernel {symbol} for {target.name}: {reason}") from error
 
 
 def assemble(llvm_ir: str) -> bytes:

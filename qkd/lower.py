@@ -111,7 +111,8 @@ def _functions(name: str, kernels: Sequence[Kernel]) -> tuple[dict[str, PrimFunc
     for layer, kernel in enumerate(kernels):
         symbol = f"{name}_{layer}_{re.sub(r'[^A-Za-z0-9]', '_', kernel.op)}"
         function = kernel.build(symbol)
-        symbols.append(first.setdefault(tvm_ffi.StructuralKey(function.with_attr("global_symbol", "")), symbol))
+        nameless = tvm_ffi.StructuralKey(function.with_attr("global_symbol", ""))  # type: ignore[call-arg]
+        symbols.append(first.setdefault(nameless, symbol))
         if symbols[-1] == symbol:
             functions[symbol] = function
     return functions, tuple(symbols)
@@ -153,33 +154,34 @@ def _emit_call(builder: Any, function: Any, kernel: Kernel, inputs: Sequence[Any
 def _walk(main: Any) -> list[tuple[str, list[Any]]]:
     """The kernel calls that Relax left, in order: symbol and arguments, each a constant or the tensor it stands for."""
     calls: list[tuple[str, list[Any]]] = []
-    meaning: dict[Any, Any] = {parameter: parameter for parameter in main.params}
-
-    def resolve(value: Any) -> Any:
-        match value:
-            case relax.Var():
-                return meaning[value]
-            case relax.Tuple():
-                return [resolve(field) for field in value.fields]
-            case relax.TupleGetItem():
-                return resolve(value.tuple_value)[value.index]
-            case tvm.ir.GenericConst():
-                return value.value.numpy()
-        raise InvariantError(f"Relax left {type(value).__name__} in main, which lowering does not know: {value}")
-
+    tensors: dict[Any, Any] = {parameter: parameter for parameter in main.params}
     for binding in (binding for block in main.body.blocks for binding in block.bindings):
         value = binding.value
         if not isinstance(value, relax.Call):
-            meaning[binding.var] = resolve(value)
+            tensors[binding.var] = _resolve(value, tensors)
         elif isinstance(value.op, tvm.ir.GlobalVar):
-            calls.append((str(value.op.name_hint), [resolve(argument) for argument in value.args]))
+            calls.append((str(value.op.name_hint), [_resolve(argument, tensors) for argument in value.args]))
         elif value.op.name == "relax.builtin.alloc_tensor":
-            meaning[binding.var] = binding.var
+            tensors[binding.var] = binding.var
         elif value.op.name == "relax.reshape":
-            meaning[binding.var] = resolve(value.args[0])
+            tensors[binding.var] = _resolve(value.args[0], tensors)
         else:
-            raise InvariantError(f"Relax left a call of {value.op} in main, which lowering does not know")
+            raise InvariantError(f"Relax left a call of {value.op.name} in main, which lowering does not know")
     return calls
+
+
+def _resolve(value: Any, tensors: Mapping[Any, Any]) -> Any:
+    """What a Relax expression stands for: the tensor behind a variable, or the array of a constant."""
+    match value:
+        case relax.Var():
+            return tensors[value]
+        case relax.Tuple():
+            return [_resolve(field, tensors) for field in value.fields]
+        case relax.TupleGetItem():
+            return _resolve(value.tuple_value, tensors)[value.index]
+        case tvm.ir.GenericConst():
+            return value.value.numpy()
+    raise InvariantError(f"Relax left {type(value).__name__} in main, which lowering does not know: {value}")
 
 
 def _matched(

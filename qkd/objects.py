@@ -10,8 +10,9 @@ from elftools.elf.elffile import ELFFile
 
 from qkd.errors import InvariantError
 
-ALLOWED = re.compile(r"__aeabi_(?:mem(?:cpy|move|set|clr)[48]?|[iu]div(?:mod)?|u?ldivmod|lmul|l[la]sl|l[la]sr|lasr)"
-                     r"|memcpy|memmove|memset")  # fmt: skip
+ALLOWED = re.compile(
+    r"__aeabi_(?:mem(?:cpy|move|set|clr)[48]?|u?idiv(?:mod)?|u?ldivmod|lmul|llsl|llsr|lasr)|memcpy|memmove|memset"
+)
 """Compiler helpers that a kernel may call: integer arithmetic and copies. No float, no heap, no runtime of TVM."""
 
 
@@ -64,7 +65,7 @@ def make_read_only(image: bytes, section_name: str) -> bytes:
 
 
 def _global_symbols(image: bytes) -> Iterator[Any]:
-    table = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")
+    table: Any = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")
     for symbol in table.iter_symbols() if table is not None else ():
         if symbol.name and symbol["st_info"]["bind"] != "STB_LOCAL":
             yield symbol
