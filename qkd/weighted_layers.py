@@ -1,0 +1,189 @@
+"""Layers with weights: convolution, depthwise, fully connected; `qkd.layers` explains the three ways to run."""
+
+from dataclasses import dataclass
+from typing import TypeAlias, TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, linear, pad, relu
+
+from qkd.activation import ActivationQuantizer, Coded, Grid, Logits
+from qkd.errors import UnsupportedOpError
+from qkd.fixed_point import BiasAdd, Requantize, choose_bias_add, choose_requantize, requantize
+from qkd.graph import accumulator_bound
+from qkd.layers import Layer
+from qkd.quantizer import CodeRange, LearnedStep, initial_weight_step
+
+EXACT_FLOAT32 = 2**24  # every integer up to here is a float32, so bounded sums are exact in any order
+Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+class WeightArguments(TypedDict):
+    """What a layer with weights is made from; see `WeightedLayer`."""
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: Norm | None
+    rectified: bool
+    codes: CodeRange
+
+
+class WeightedLayer(Layer):
+    """A product with quantized weights, an optional batch norm, then codes, or int32 logits where `output` is None.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (O, ...)
+        Copied, as is `bias`.
+    bias : Tensor of shape (O,) or None
+    norm : nn.BatchNorm1d, nn.BatchNorm2d or None
+        The layer's own from now on.
+    rectified : bool
+        Whether a ReLU follows: real mode applies it, the other modes clip at code 0.
+    codes : CodeRange
+        Of the weights. One step a channel; logits must compare, so a layer that gives them has one for all.
+    """
+
+    def __init__(
+        self, name: str, source: str, output: ActivationQuantizer | None, **given: Unpack[WeightArguments]
+    ) -> None:
+        super().__init__(name, (source,), output)
+        weight, bias = given["weight"], given["bias"]
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.norm = given["norm"]
+        self.rectified = given["rectified"]
+        channels = 1 if output is None else weight.shape[0]
+        shape = (channels, *[1] * (weight.dim() - 1))
+        self.weight_step = LearnedStep(given["codes"], shape, weight.numel() // channels)
+
+    def start_weight_step(self) -> None:
+        """Fit the weight's steps to the weights as they are now."""
+        if not bool(torch.isfinite(self.weight).all()):
+            raise UnsupportedOpError(f"the weights of {self.name} hold NaN or infinity; train again with a lower rate")
+        self.weight_step.start_from(initial_weight_step(self.weight, self.weight_step.codes, self.output is not None))
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's sums of products."""
+        raise NotImplementedError
+
+    def real(self, x: Tensor) -> Tensor:
+        """Float in, float out."""
+        y = self._normed(self.product(x, self.weight, self.bias))
+        return relu(y) if self.rectified else y
+
+    def fake(self, x: Tensor) -> Tensor:
+        """Fake-quantized in, fake-quantized out; logits stay float."""
+        y = self._normed(self.product(x, self.weight_step(self.weight), self.bias))
+        return y if self.output is None else self.output(y)
+
+    def exact(self, x: Coded) -> Coded | Logits:
+        """Codes in, codes or logits out."""
+        acc = self._accumulate(x)
+        zeros = x.grid.zero_point * self._code_sums()
+        stored = acc.detach().to(torch.int64) + _broadcast(torch.from_numpy(zeros), acc)
+        scale, shift = self.folded(x.grid)
+        y = (acc * _broadcast(scale, acc) + _broadcast(shift, acc)).float()
+        epilogue = self.epilogue(x.grid)
+        offset = _broadcast(torch.tensor(epilogue.offset), acc)
+        if isinstance(epilogue, Requantize):
+            multiplier = _broadcast(torch.tensor(epilogue.multiplier), acc)
+            return self.quantizer().with_codes(y, requantize(stored, epilogue, multiplier, offset))
+        integers = (stored << epilogue.pre_shift) + offset
+        real = (integers * (scale.detach() / 2**epilogue.pre_shift)).float()
+        return Logits(integers, y + (real - y).detach())
+
+    def weight_codes(self) -> NDArray[np.int64]:
+        """The integers that the weights stand for, in torch's order of axes."""
+        return self.weight_step.to_codes(self.weight).detach().to(torch.int64).numpy()
+
+    def folded(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Float64 (scale, shift) of each channel: real output = accumulator of centred codes * scale + shift."""
+        scale, shift = self._affine()
+        return scale * grid.step.double() * self.weight_step.step().double().reshape(-1), shift
+
+    def epilogue(self, grid: Grid) -> Requantize | BiasAdd:
+        """The integers that turn accumulators of stored codes into the output, given the input's grid."""
+        bound = accumulator_bound(self.weight_codes(), grid.stored.qmin, grid.stored.qmax)
+        zeros = grid.zero_point * self._code_sums().astype(np.float64)
+        scale, shift = (t.detach().numpy() for t in self.folded(grid))
+        if self.output is None:
+            return choose_bias_add(shift / scale - zeros, bound)
+        out = self.output.grid()
+        scale, shift = scale / out.step.item(), shift / out.step.item()
+        return choose_requantize(
+            scale, shift - zeros * scale, bound, out.zero_point, out.stored.qmin, out.stored.qmax
+        )  # fmt: skip
+
+    def _normed(self, y: Tensor) -> Tensor:
+        return y if self.norm is None else self.norm(y)
+
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        """Bias and batch norm as float64 (scale, shift) of the product, from the running statistics."""
+        bias = torch.zeros(len(self.weight)) if self.bias is None else self.bias
+        if self.norm is None:
+            return torch.ones(len(self.weight), dtype=torch.float64), bias.double()
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        if mean is None or variance is None:
+            raise UnsupportedOpError(f"the batch norm of {self.name} keeps no running statistics; build it with them")
+        scale = self.norm.weight.double() / torch.sqrt(variance.double() + self.norm.eps)
+        return scale, self.norm.bias.double() + (bias.double() - mean.double()) * scale
+
+    def _accumulate(self, x: Coded) -> Tensor:
+        """Sums over centred codes, exact: float64 where float32 might round."""
+        weight = self.weight_step.to_codes(self.weight)
+        bound = accumulator_bound(weight.detach().to(torch.int64).numpy(), 0, x.grid.codes.magnitude)
+        dtype = torch.float32 if bound < EXACT_FLOAT32 else torch.float64
+        return self.product(x.codes.to(dtype), weight.to(dtype), None)
+
+    def _code_sums(self) -> NDArray[np.int64]:
+        codes = self.weight_codes()
+        return np.asarray(codes.reshape(len(codes), -1).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution walks over the image; padding is (left, right, top, bottom), as torch pads."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int, int, int]
+    groups: int
+
+
+class ConvLayer(WeightedLayer):
+    """Conv2d, or DepthwiseConv2d where there are as many groups as channels."""
+
+    def __init__(
+        self, name: str, source: str, output: ActivationQuantizer, geometry: Geometry,
+        **given: Unpack[WeightArguments],
+    ) -> None:  # fmt: skip
+        super().__init__(name, source, output, **given)
+        self.geometry = geometry
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is convolved on its own; with one channel either name is right, and this is cheaper."""
+        return self.geometry.groups == self.weight.shape[0] > 1
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolution; padding is code 0, which the device stores as the input's zero point."""
+        stride, groups = self.geometry.stride, self.geometry.groups
+        left, right, top, bottom = self.geometry.padding
+        if left == right and top == bottom:
+            return conv2d(x, weight, bias, stride, (top, left), groups=groups)
+        return conv2d(pad(x, (left, right, top, bottom)), weight, bias, stride, groups=groups)
+
+
+class LinearLayer(WeightedLayer):
+    """FullyConnected."""
+
+    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Matrix product (N, I) x (O, I) transposed."""
+        return linear(x, weight, bias)
+
+
+def _broadcast(per_channel: Tensor, like: Tensor) -> Tensor:
+    """(C,) against (N, C) or (N, C, H, W)."""
+    return per_channel.reshape(1, -1, *[1] * (like.dim() - 2))
