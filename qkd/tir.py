@@ -53,6 +53,7 @@ __all__ = [
     "Param",
     "Pointer",
     "Register",
+    "array",
     "branch",
     "broadcast",
     "call",
