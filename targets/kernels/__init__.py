@@ -7,7 +7,7 @@ from qkd.errors import DoesNotFitError
 from qkd.graph import Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.target import InstructionSet, Target
-from qkd.targets.kernels import generic
+from qkd.targets.kernels import armv8_1_m_mve, generic
 
 Family: TypeAlias = Callable[[QuantGraph, Op, Target], Iterable[Kernel]]
 """Gives the kernels that it can prove safe for an operator, best first; nothing where it has none."""
@@ -16,7 +16,7 @@ FAMILIES: dict[InstructionSet, tuple[Family, ...]] = {
     "host": (generic.candidates,),
     "armv6-m": (generic.candidates,),
     "armv7e-m": (generic.candidates,),
-    "armv8.1-m.mve": (generic.candidates,),
+    "armv8.1-m.mve": (armv8_1_m_mve.candidates, generic.candidates),
     "armv8.0-a": (generic.candidates,),
     "armv8.2-a.dotprod": (generic.candidates,),
     "armv8.6-a.i8mm": (generic.candidates,),
