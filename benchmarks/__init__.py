@@ -1,0 +1,1 @@
+"""Recipes, scripts that measure, and their results as JSON."""

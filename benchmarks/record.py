@@ -1,0 +1,27 @@
+"""How a result is written: rows with the command, date, machine and versions that made them."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qkd.files import write_atomic
+from qkd.machine import describe_machine, package_versions, today
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_record(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
+    """Write `results/<name>.json` and return its path."""
+    record = {
+        "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "date": today(),
+        "machine": describe_machine(),
+        "tool_versions": package_versions(),
+        **more,
+        "rows": list(rows),
+    }
+    path = RESULTS / f"{name}.json"
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
+    return path
