@@ -1,0 +1,20 @@
+"""Kernels for the DSP extension of Armv7E-M (Cortex-M4, M7, M33): which templates an operator has."""
+
+from collections.abc import Iterable
+
+from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph
+from qkd.kernel import Kernel
+from qkd.target import Target
+from qkd.targets.kernels import armv7e_m_convolution
+from qkd.targets.kernels.armv7e_m_gemm import Tile
+
+SHAPES = ((2, 2, 2), (2, 2, 1), (2, 2, 4), (4, 1, 2), (4, 1, 4), (1, 4, 1), (1, 4, 2), (1, 1, 4))
+TILES = tuple(Tile(*shape) for shape in SHAPES)
+    Tile(*tile) for tile in ((2, 2, 2), (2, 2, 1), (2, 2, 4), (4, 1, 2), (4, 1, 4), (1, 4, 1), (1, 4, 2), (1, 1, 4))
+)
+
+
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
+    """Every kernel that is proved safe for an operator."""
+    if isinstance(op, Conv2d | FullyConnected):
+        yield from armv7e_m_convolution.candidates(graph, op, TILES)

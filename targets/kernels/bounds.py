@@ -1,0 +1,27 @@
+"""Proofs that narrow arithmetic is exact: bounds on sums of products that hold whatever the input."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.graph import Value
+
+
+def fits_int32(rows: NDArray[np.int64], entry: Value, scale_bits: int) -> bool:
+    """Whether no partial sum of any channel leaves int32 when each product is scaled by `2**scale_bits`.
+
+    The bound is max|q| times the sum of |w|: it holds for every subset of the products, in any order.
+    """
+    return _largest_code(entry) * _largest_sum(rows) << scale_bits < 2**31
+
+
+def fits_int16(rows: NDArray[np.int64], entry: Value) -> bool:
+    """Whether no partial sum of products of any row leaves int16."""
+    return _largest_code(entry) * _largest_sum(rows) < 2**15
+
+
+def _largest_code(entry: Value) -> int:
+    return max(abs(entry.qmin), abs(entry.qmax))
+
+
+def _largest_sum(rows: NDArray[np.int64]) -> int:
+    return int(np.abs(rows).sum(axis=1).max())
