@@ -1,0 +1,16 @@
+"""Kernels for AArch64, best first, each with its proof: the families of Armv8.0, the dot product and i8mm."""
+
+from collections.abc import Iterable
+
+from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph
+from qkd.kernel import Kernel
+from qkd.target import Target
+from qkd.targets.kernels import armv8_a_dot_lanes
+from qkd.targets.kernels.armv8_a_requantize import is_supported
+
+
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
+    """Kernels of an operator, best first; nothing where only the generic kernel is right."""
+    match op:
+        case Conv2d() | FullyConnected() if is_supported(op.epilogue):
+            yield from armv8_a_dot_lanes.candidates(graph, op)

@@ -1,0 +1,116 @@
+"""NEON for kernels: functions that become one instruction each, under their names in Arm's manual."""
+
+from collections.abc import Sequence
+
+from qkd.tir import Expr, Operand, Pointer, array, call, constant, evaluate, high_half, intrinsic, low_half, shuffle
+
+PRELUDE = """
+%four = type { <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8> }
+declare %four @llvm.aarch64.neon.ld4r.v16i8.p0(ptr)
+define i32 @qkd_ld4r(ptr %from, ptr %to) {
+  %all = call %four @llvm.aarch64.neon.ld4r.v16i8.p0(ptr %from)
+  %v0 = extractvalue %four %all, 0
+  %v1 = extractvalue %four %all, 1
+  %v2 = extractvalue %four %all, 2
+  %v3 = extractvalue %four %all, 3
+  %to1 = getelementptr i8, ptr %to, i64 16
+  %to2 = getelementptr i8, ptr %to, i64 32
+  %to3 = getelementptr i8, ptr %to, i64 48
+  store <16 x i8> %v0, ptr %to
+  store <16 x i8> %v1, ptr %to1
+  store <16 x i8> %v2, ptr %to2
+  store <16 x i8> %v3, ptr %to3
+  ret i32 0
+}
+define i32 @qkd_forget_loads() {
+  call void asm sideeffect "", "~{memory}"()
+  ret i32 0
+}
+"""
+"""LD4R gives four vectors, for which TIR has no type: they go through an array that LLVM keeps in registers."""
+
+
+def smull(a: Expr, b: Expr) -> Expr:
+    """SMULL: lanes of twice the width, each the product of two lanes."""
+    wide = {"int8x8": "int16x8", "int16x4": "int32x4"}[a.dtype]
+    return intrinsic(wide, "llvm.aarch64.neon.smull", a, b)
+
+
+def multiply_add(acc: Expr, a: Expr, b: Expr) -> Expr:
+    """SMLAL and SMLAL2: int16 lane i of `acc` plus the products of lanes i and i + 8 of two int8x16; lanes wrap."""
+    return acc + smull(low_half(a), low_half(b)) + smull(high_half(a), high_half(b))
+
+
+def saddlp(a: Expr) -> Expr:
+    """SADDLP, or SADALP where it is added: sums of neighbouring int16 lanes as int32."""
+    return intrinsic("int32x4", "llvm.aarch64.neon.saddlp", a)
+
+
+def addp(a: Expr, b: Expr) -> Expr:
+    """ADDP: sums of neighbouring lanes, those of `a` first."""
+    return intrinsic(a.dtype, "llvm.aarch64.neon.addp", a, b)
+
+
+def sdot(acc: Expr, a: Expr, b: Expr) -> Expr:
+    """SDOT: each int32 lane plus four products of int8 (Armv8.2 dot product)."""
+    return intrinsic("int32x4", "llvm.aarch64.neon.sdot", acc, a, b)
+
+
+def smmla(acc: Expr, a: Expr, b: Expr) -> Expr:
+    """SMMLA: a 2x2 matrix of int32 plus `a`, 2x8 int8, times the transpose of `b`, 2x8 (Armv8.6 i8mm)."""
+    return intrinsic("int32x4", "llvm.aarch64.neon.smmla", acc, a, b)
+
+
+def sqdmulh(a: Expr, b: Expr) -> Expr:
+    """SQDMULH: high word of twice the product, not rounded."""
+    return intrinsic(a.dtype, "llvm.aarch64.neon.sqdmulh", a, b)
+
+
+def sqshrn(a: Expr, shift: int) -> Expr:
+    """SQSHRN: int32x4 shifted right and saturated to int16x4."""
+    return intrinsic("int16x4", "llvm.aarch64.neon.sqshrn", a, constant(shift))
+
+
+def sqxtn(a: Expr) -> Expr:
+    """SQXTN: int16x8 saturated to int8x8."""
+    return intrinsic("int8x8", "llvm.aarch64.neon.sqxtn", a)
+
+
+def sqshrun(a: Expr, shift: int) -> Expr:
+    """SQSHRUN: int32x4 shifted right and saturated to unsigned 16 bits, so negative numbers become 0."""
+    return intrinsic("int16x4", "llvm.aarch64.neon.sqshrun", a, constant(shift))
+
+
+def uqxtn(a: Expr) -> Expr:
+    """UQXTN: unsigned 16-bit lanes saturated to unsigned 8 bits."""
+    return intrinsic("int8x8", "llvm.aarch64.neon.uqxtn", a)
+
+
+def umin(a: Expr, b: Expr) -> Expr:
+    """UMIN: the smaller of unsigned lanes."""
+    return intrinsic(a.dtype, "llvm.aarch64.neon.umin", a, b)
+
+
+def ld4r(memory: Pointer, index: Operand) -> tuple[Expr, ...]:
+    """LD4R: four consecutive bytes, each in all lanes of a vector of its own."""
+    four = array("int8", 64)
+    evaluate(call("int32", "qkd_ld4r", memory.address(index), four.address(0)))
+    return tuple(four.load(16 * i, 16) for i in range(4))
+
+
+def forget_loads() -> None:
+    """Keep LLVM from moving loads over this point: out of a loop they would only be spilled."""
+    evaluate(call("int32", "qkd_forget_loads"))
+
+
+def concatenate(vectors: Sequence[Expr]) -> Expr:
+    """Join vectors, two at a time, to one."""
+    while len(vectors) > 1:
+        lanes = 2 * int(vectors[0].dtype.partition("x")[2])
+        vectors = [shuffle(vectors[i : i + 2], range(lanes)) for i in range(0, len(vectors), 2)]
+    return vectors[0]
+
+
+def sum_lanes(rows: Sequence[Expr]) -> Expr:
+    """One int32 lane for each of four int32x4: the sum of its lanes."""
+    return addp(addp(rows[0], rows[1]), addp(rows[2], rows[3]))

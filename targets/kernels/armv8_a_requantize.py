@@ -1,0 +1,85 @@
+"""The epilogue in vectors of four channels, equal to `fixed_point.py`: accumulators → codes or logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.fixed_point import BiasAdd, Requantize
+from qkd.targets.kernels.armv8_a_neon import concatenate, sqdmulh, sqshrn, sqshrun, sqxtn, umin, uqxtn
+from qkd.targets.kernels.epilogue import align
+from qkd.tir import Expr, Operand, Pointer, clamp, constant, let, mulhi
+
+LANES = 4
+MAX_NARROWING_SHIFT = 16
+
+
+def is_supported(epilogue: Requantize | BiasAdd) -> bool:
+    """Whether the shift is an immediate of SQSHRN; `freeze` chooses no other."""
+    return isinstance(epilogue, BiasAdd) or 1 <= epilogue.shift <= MAX_NARROWING_SHIFT
+
+
+def block_table(epilogue: Requantize | BiasAdd, blocks: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """[block][2][channels of a block]: multipliers, then offsets; a BiasAdd's multipliers are not read."""
+    offset = np.array(epilogue.offset, np.int32)
+    multiplier = offset if isinstance(epilogue, BiasAdd) else np.array(epilogue.multiplier, np.int32)
+    return np.stack([np.stack([multiplier[list(b)], offset[list(b)]]) for b in blocks])
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Multipliers and offsets of a block of channels, in vectors of four."""
+
+    multipliers: tuple[Expr, ...]
+    offsets: tuple[Expr, ...]
+
+
+def load_channels(table: Pointer, block: Operand, channels: int) -> Channels:
+    """Load a block's part of `block_table`."""
+    start = block * (2 * channels)
+    vectors = [let(table.load(start + LANES * i, LANES)) for i in range(2 * channels // LANES)]
+    half = len(vectors) // 2
+    return Channels(tuple(vectors[:half]), tuple(vectors[half:]))
+
+
+def to_codes(accs: Sequence[Expr], rq: Requantize, channels: Channels, acc_scale_bits: int = 0) -> Expr:
+    """Requantize 2 or 4 vectors of int32x4 (vector i belongs to channel vector i, modulo their number) to int8.
+
+    The accumulators carry a factor of `2**acc_scale_bits`.
+    """
+    vectors = len(channels.multipliers)
+    scaled = [
+        _high_word(acc, rq, channels.multipliers[i % vectors], acc_scale_bits) + channels.offsets[i % vectors]
+        for i, acc in enumerate(accs)
+    ]
+    return narrow(scaled, rq.shift, rq.qmin, rq.qmax)
+
+
+def narrow(sums: Sequence[Expr], shift: int, qmin: int, qmax: int) -> Expr:
+    """Shift 2 or 4 vectors of int32x4 right and clamp them to codes: int8x8 or int8x16."""
+    unsigned = qmin == 0
+    halves = [sqshrun(v, shift) if unsigned else sqshrn(v, shift) for v in sums]
+    pairs = [concatenate(halves[i : i + 2]) for i in range(0, len(halves), 2)]
+    codes = concatenate([uqxtn(p) if unsigned else sqxtn(p) for p in pairs])
+    if unsigned:
+        return umin(codes, constant(qmax, codes.dtype))
+    if (qmin, qmax) == (-128, 127):
+        return codes
+    return clamp(codes, qmin, qmax)
+
+
+def to_logits(acc: Expr, bias: BiasAdd, offset: Expr) -> Expr:
+    """Four logits."""
+    return align(acc, bias.pre_shift) + offset
+
+
+def _high_word(acc: Expr, rq: Requantize, multiplier: Expr, acc_scale_bits: int) -> Expr:
+    """`mulhi(acc << pre_shift, multiplier)`: SQDMULH doubles, so one bit less of shift makes it exact.
+
+    It saturates only where both operands are -2**31, which a multiplier never is.
+    """
+    shift = rq.pre_shift - acc_scale_bits
+    if shift >= 1:
+        return sqdmulh(acc << shift - 1, multiplier)
+    return mulhi(align(acc, shift), multiplier)
