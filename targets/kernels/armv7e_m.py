@@ -10,8 +10,6 @@ from qkd.targets.kernels.armv7e_m_gemm import Tile
 
 SHAPES = ((2, 2, 2), (2, 2, 1), (2, 2, 4), (4, 1, 2), (4, 1, 4), (1, 4, 1), (1, 4, 2), (1, 1, 4))
 TILES = tuple(Tile(*shape) for shape in SHAPES)
-    Tile(*tile) for tile in ((2, 2, 2), (2, 2, 1), (2, 2, 4), (4, 1, 2), (4, 1, 4), (1, 4, 1), (1, 4, 2), (1, 1, 4))
-)
 
 
 def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
