@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qkd.device_run import Codes, DeviceRun
 from qkd.errors import InvariantError
 from qkd.graph import QuantGraph
-from qkd.header import ARENA_ALIGN
+from qkd.header import ARENA_ALIGN, arena_bytes
 from qkd.targets.image import arena_offset, traced_values, write_objects
 from qkd.targets.toolchain import run_checked, tool_versions
 
@@ -39,7 +39,7 @@ class HostModel:
         command = [library.target.compiler, "-shared", *write_objects(library, folder), "-o", shared.name]
         run_checked(command, f"linking {library.name!r} for the host", folder)
         self._code = ctypes.CDLL(str(shared))
-        self._memory, self._arena = _guarded_arena(self.graph.arena_bytes or 0)
+        self._memory, self._arena = _guarded_arena(arena_bytes(self.graph))
         self._context = _Context()
         self._call("init", ctypes.byref(self._context), _address(self._arena), ctypes.c_uint32(len(self._arena)))
 
@@ -90,11 +90,11 @@ def empty_layers(graph: QuantGraph, count: int) -> dict[str, Codes]:
     return {entry.name: np.empty((count, *entry.shape[1:]), entry.dtype) for entry in entries}
 
 
-def _guarded_arena(arena_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _guarded_arena(size_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Memory full of rubbish and the aligned arena within it, so that a wrong read or write shows."""
-    memory = np.full(arena_bytes + 2 * GUARD_BYTES + ARENA_ALIGN, FILL, np.uint8)
+    memory = np.full(size_bytes + 2 * GUARD_BYTES + ARENA_ALIGN, FILL, np.uint8)
     start = GUARD_BYTES + -(memory.ctypes.data + GUARD_BYTES) % ARENA_ALIGN
-    return memory, memory[start : start + arena_bytes]
+    return memory, memory[start : start + size_bytes]
 
 
 def _address(array: NDArray[Any]) -> ctypes.c_void_p:

@@ -13,7 +13,7 @@ from qkd.targets import emulation, load_target, target_names
 from qkd.targets.counting import plugin
 from qkd.targets.runners import open_runner, run_on
 from qkd.verification import verify
-from tests.strategies import random_inputs, residual_graph
+from tests.strategies import RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip, portable_library, stub_graph, stub_library
 
 EMULATED = [name for name in target_names() if load_target(name).kind != "host"]
@@ -203,3 +203,11 @@ def test_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run_on(library, INPUTS, trace=True)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_model_of_one_layer_runs_although_its_plan_is_empty() -> None:
+    g = RandomGraph(0, (2, 2, 3), name="single")
+    graph = PlanMemory()(g.build(g.fully_connected(g.flatten(g.input), 3)))
+    inputs = random_inputs(graph, 2)
+    done = run_on(portable_library(device_or_skip("host"), graph), inputs)
+    np.testing.assert_array_equal(done.outputs, reference.run(graph, inputs)[graph.outputs[0]])
