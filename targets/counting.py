@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from elftools.elf.elffile import ELFFile
 
 from qkd.errors import InvariantError
 from qkd.files import write_atomic
 from qkd.graph import QuantGraph, Reshape
-from qkd.targets.toolchain import run_checked
+from qkd.targets.toolchain import run_checked, working_folder
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,8 @@ def plugin() -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = root / "qkd" / f"qemu_count-{os.uname().machine}-{hashlib.sha256(source).hexdigest()[:16]}.so"
     if not path.exists():
-        with TemporaryDirectory(prefix="qkd-") as name:
-            folder = Path(name)
-            (folder / "qemu_count.c").write_bytes(source)
+        with working_folder() as folder:
+            write_atomic(folder / "qemu_count.c", source)
             command = ["cc", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-o", "plugin.so", "qemu_count.c"]
             run_checked(command, "building QEMU's counting plugin", folder)
             write_atomic(path, (folder / "plugin.so").read_bytes())

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from qkd.device_run import DeviceRun
 from qkd.errors import RecipeError
+from qkd.files import write_atomic
 from qkd.target import Target
-from qkd.targets.toolchain import run_checked
+from qkd.targets.toolchain import run_checked, working_folder
 
 _INSTRUCTION = re.compile(r"\s*([0-9a-f]+):\t")
 
@@ -57,9 +56,9 @@ def annotated_listing(run: DeviceRun, target: Target, layer: str, least: int = 1
 def _disassembly(image: bytes, target: Target) -> list[tuple[str, int, str]]:
     """(symbol line, address, line) of every instruction."""
     objdump = target.compiler.removesuffix("gcc") + "objdump"
-    with TemporaryDirectory(prefix="qkd-") as name:
-        (Path(name) / "image.elf").write_bytes(image)
-        text = run_checked([objdump, "-d", "image.elf"], f"disassembling for {target.name}", Path(name))
+    with working_folder() as folder:
+        write_atomic(folder / "image.elf", image)
+        text = run_checked([objdump, "-d", "image.elf"], f"disassembling for {target.name}", folder)
     symbol, found = "", []
     for line in text.splitlines():
         match = _INSTRUCTION.match(line)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 from qkd.device_run import DeviceRun
 from qkd.targets.emulation import RUN_LIMIT_S, EmulatedModel
 from qkd.targets.host import HostModel
-from qkd.targets.toolchain import check_tools
+from qkd.targets.toolchain import check_tools, working_folder
 
 if TYPE_CHECKING:
     from qkd.lower import Library
@@ -79,8 +77,7 @@ def open_runner(library: Library, limit_s: float = RUN_LIMIT_S) -> Iterator[Runn
     `limit_s` bounds each start of an emulator. Raises ToolError where a compiler or emulator is missing.
     """
     check_tools(library.target)
-    with TemporaryDirectory(prefix=f"qkd-{library.target.name}-") as name:
-        folder = Path(name)
+    with working_folder() as folder:
         host = library.target.kind == "host"
         yield Runner(library, HostModel(library, folder) if host else EmulatedModel(library, folder, limit_s))
 

@@ -2,11 +2,14 @@
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir, mkdtemp
 
 from qkd.errors import ToolError
+from qkd.files import disk_error
 from qkd.target import Target
 
 PACKAGES = {
@@ -77,6 +80,19 @@ def run_tool(command: Sequence[str], task: str, folder: Path, limit_s: float) ->
         raise ToolError(message, command, printed.decode(errors="replace")) from None
     except OSError as error:
         raise ToolError(f"{task}: {command[0]} cannot be started: {error}", command) from error
+
+
+@contextmanager
+def working_folder() -> Iterator[Path]:
+    """A temporary folder for the time of a `with` block, or ToolError where none can be made."""
+    try:
+        folder = Path(mkdtemp(prefix="qkd-"))
+    except OSError as error:
+        raise disk_error(Path(gettempdir()), error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_checked(command: Sequence[str], task: str, folder: Path, limit_s: float = COMPILE_LIMIT_S) -> str:

@@ -16,6 +16,7 @@ from qkd.targets.toolchain import (
     needed_tools,
     run_checked,
     run_tool,
+    working_folder,
 )
 
 
@@ -71,3 +72,9 @@ def test_a_program_that_is_not_one_is_a_tool_error(tmp_path: Path) -> None:
 def test_a_signal_reads_as_a_signal() -> None:
     assert ending(-11) == "ended by signal 11"
     assert ending(3) == "status 3"
+
+
+def test_a_working_folder_that_cannot_be_made_is_a_tool_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(ToolError, match=r"cannot write .*missing"), working_folder():
+        pass

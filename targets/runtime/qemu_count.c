@@ -55,9 +55,10 @@ static FILE *out;
 static uint64_t mark_address, total;
 static bool count_inline = true;
 
+/* _Exit, because QEMU's own exit handlers would wait for the thread that this is called from. */
 _Noreturn static void fail(const char *why) {
   fprintf(stderr, "qemu_count: %s\n", why);
-  exit(1);
+  _Exit(1);
 }
 
 static page *find_page(uint64_t base) {
@@ -99,7 +100,7 @@ static void on_mark(unsigned vcpu, void *data) {
   for (unsigned i = 0; i < PAGES; i++) {
     if (pages[i] != NULL) write_page(pages[i]);
   }
-  fflush(out); /* what is written stays, however the emulator ends */
+  if (fflush(out) != 0) fail("writing failed; is the disk full?");
 }
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
