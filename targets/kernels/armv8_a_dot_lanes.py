@@ -15,12 +15,12 @@ from qkd.graph import Conv2d, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_a_build import build_kernel
 from qkd.targets.kernels.armv8_a_chains import SHORT_CHAIN, UNROLLED_CHUNKS, Chain, longest_chains
-from qkd.targets.kernels.armv8_a_neon import forget_loads, multiply_add, saddlp, sum_lanes
+from qkd.targets.kernels.armv8_a_neon import forget_loads, multiply_add, pin, saddlp, store_word, sum_lanes
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, Patches, patches_of, tiles
 from qkd.targets.kernels.armv8_a_requantize import Channels, block_table, load_channels, to_codes, to_logits
 from qkd.targets.kernels.armv8_a_weights import channel_blocks, pack_vectors, unpack, unpacked_bytes
 from qkd.targets.kernels.generic import window_of
-from qkd.tir import Expr, Pointer, Register, constant, let, loop, minimum, nounroll, shuffle
+from qkd.tir import Expr, Pointer, Register, constant, let, loop, minimum, nounroll
 
 PIXELS = 4
 CHANNELS = 4
@@ -77,7 +77,7 @@ def store_tile(
     whole = 2 if len(accs) <= 2 else 4  # vectors that a narrowing takes; the spare ones are dropped
     codes = let(to_codes((accs * whole)[:whole], epilogue, channels))
     for i in range(len(accs)):
-        y[start + i * pixel_stride] = shuffle((codes,), range(CHANNELS * i, CHANNELS * (i + 1)))
+        store_word(y, start + i * pixel_stride, codes, i)
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ class Product:
                         for chunk_codes, weight in zip(codes, parts, strict=True):
                             lanes = multiply_add(lanes, chunk_codes[pixel], weight)
                         accs[pixel][channel].value = accs[pixel][channel].value + saddlp(lanes)
+                    for pixel in range(self.pixels):
+                        accs[pixel][channel].value = pin(accs[pixel][channel].value)
 
         whole = Chain(0, self.patches.segments, 0, self._segment_chunks)
         self._visit(at, start, whole, visit)

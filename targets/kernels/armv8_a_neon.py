@@ -2,7 +2,22 @@
 
 from collections.abc import Sequence
 
-from qkd.tir import Expr, Operand, Pointer, array, call, constant, evaluate, high_half, intrinsic, low_half, shuffle
+from qkd.tir import (
+    Expr,
+    Operand,
+    Pointer,
+    array,
+    call,
+    constant,
+    evaluate,
+    high_half,
+    intrinsic,
+    lane,
+    low_half,
+    reinterpret,
+    shuffle,
+    split_dtype,
+)
 
 PRELUDE = """
 %four = type { <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8> }
@@ -21,6 +36,18 @@ define i32 @qkd_ld4r(ptr %from, ptr %to) {
   store <16 x i8> %v2, ptr %to2
   store <16 x i8> %v3, ptr %to3
   ret i32 0
+}
+define i32 @qkd_store_word(ptr %to, i32 %word) {
+  store i32 %word, ptr %to, align 1
+  ret i32 0
+}
+define <4 x i32> @qkd_pin_int32x4(<4 x i32> %value) {
+  %same = call <4 x i32> asm sideeffect "", "=w,0,~{memory}"(<4 x i32> %value)
+  ret <4 x i32> %same
+}
+define <8 x i16> @qkd_pin_int16x8(<8 x i16> %value) {
+  %same = call <8 x i16> asm sideeffect "", "=w,0,~{memory}"(<8 x i16> %value)
+  ret <8 x i16> %same
 }
 define i32 @qkd_forget_loads() {
   call void asm sideeffect "", "~{memory}"()
@@ -103,11 +130,27 @@ def forget_loads() -> None:
     evaluate(call("int32", "qkd_forget_loads"))
 
 
+def pin(value: Expr) -> Expr:
+    """Keep LLVM's scheduler from computing `value` later, and loads from moving over this point: both cost spills."""
+    return call(value.dtype, f"qkd_pin_{value.dtype}", value)
+
+
+def store_word(memory: Pointer, index: Operand, codes: Expr, word: int) -> None:
+    """Store lanes 4 * word … 4 * word + 3 of int8 codes; the address needs no alignment."""
+    words = reinterpret(codes, f"int32x{lanes_of(codes) // 4}")
+    evaluate(call("int32", "qkd_store_word", memory.address(index), lane(words, word)))
+
+
+def lanes_of(value: Expr) -> int:
+    """Lanes of a vector."""
+    return split_dtype(value.dtype)[1]
+
+
 def concatenate(vectors: Sequence[Expr]) -> Expr:
     """Join vectors, two at a time, to one."""
     while len(vectors) > 1:
-        lanes = 2 * int(vectors[0].dtype.partition("x")[2])
-        vectors = [shuffle(vectors[i : i + 2], range(lanes)) for i in range(0, len(vectors), 2)]
+        lanes = range(2 * lanes_of(vectors[0]))
+        vectors = [shuffle(vectors[i : i + 2], lanes) for i in range(0, len(vectors), 2)]
     return vectors[0]
 
 
