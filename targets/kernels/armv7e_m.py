@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph
+from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv7e_m_convolution
+from qkd.targets.kernels import armv7e_m_convolution, armv7e_m_elementwise
 from qkd.targets.kernels.armv7e_m_gemm import Tile
 
 SHAPES = ((2, 2, 2), (2, 2, 1), (2, 2, 4), (4, 1, 2), (4, 1, 4), (1, 4, 1), (1, 4, 2), (1, 1, 4))
@@ -14,5 +14,12 @@ TILES = tuple(Tile(*shape) for shape in SHAPES)
 
 def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     """Every kernel that is proved safe for an operator."""
-    if isinstance(op, Conv2d | FullyConnected):
-        yield from armv7e_m_convolution.candidates(graph, op, TILES)
+    match op:
+        case Conv2d() | FullyConnected():
+            yield from armv7e_m_convolution.candidates(graph, op, TILES)
+        case Add():
+            yield armv7e_m_elementwise.add_kernel(graph, op)
+        case AveragePool2d():
+            yield from armv7e_m_elementwise.average_pool_kernels(graph, op)
+        case _:
+            return

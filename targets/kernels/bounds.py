@@ -11,15 +11,16 @@ def fits_int32(rows: NDArray[np.int64], entry: Value, scale_bits: int) -> bool:
 
     The bound is max|q| times the sum of |w|: it holds for every subset of the products, in any order.
     """
-    return _largest_code(entry) * _largest_sum(rows) << scale_bits < 2**31
+    return largest_code(entry) * _largest_sum(rows) << scale_bits < 2**31
 
 
 def fits_int16(rows: NDArray[np.int64], entry: Value) -> bool:
     """Whether no partial sum of products of any row leaves int16."""
-    return _largest_code(entry) * _largest_sum(rows) < 2**15
+    return largest_code(entry) * _largest_sum(rows) < 2**15
 
 
-def _largest_code(entry: Value) -> int:
+def largest_code(entry: Value) -> int:
+    """The largest magnitude of an activation's codes."""
     return max(abs(entry.qmin), abs(entry.qmax))
 
 

@@ -1,0 +1,67 @@
+"""Residual add and average pool for the DSP extension."""
+
+from collections.abc import Iterator
+
+from qkd.graph import Add, AveragePool2d, QuantGraph
+from qkd.kernel import Kernel
+from qkd.targets.kernels.armv7e_m_activations import PRELUDE, load_word, rolled
+from qkd.targets.kernels.bounds import largest_code
+from qkd.targets.kernels.epilogue import align
+from qkd.targets.kernels.generic import make_kernel, window_of
+from qkd.tir import Expr, Operand, Pointer, Register, cast, clamp, constant, intrinsic, let, mulhi, widen
+
+ADD_UNROLL = 4
+
+
+def saturate(value: Expr, shift: int, qmin: int, qmax: int) -> Expr:
+    """`clamp(value >> shift, qmin, qmax)` as one SSAT or USAT where the limits are those of a number of bits."""
+    bits = (qmax - qmin).bit_length()
+    shifted = value >> shift
+    for name, low in (("ssat", -(1 << bits - 1)), ("usat", 0)):
+        if (qmin, qmax) == (low, low + (1 << bits) - 1):
+            return intrinsic("int32", f"llvm.arm.{name}", shifted, constant(bits))
+    return clamp(shifted, qmin, qmax)
+
+
+def add_kernel(graph: QuantGraph, op: Add) -> Kernel:
+    """Add by two multiply-accumulates and a saturating shift an element; works in place."""
+    p, elements = op.epilogue, graph.values[op.output].elements
+
+    def add(a: Pointer, b: Pointer, y: Pointer, index: Operand) -> None:
+        total = widen(b[index]) * p.multiplier_b + (widen(a[index]) * p.multiplier_a + p.offset)
+        y[index] = cast(saturate(total, p.shift, p.qmin, p.qmax), "int8")
+
+    def body(a: Pointer, b: Pointer, y: Pointer) -> None:
+        with rolled(elements // ADD_UNROLL) as block:
+            for i in range(ADD_UNROLL):
+                add(a, b, y, block * ADD_UNROLL + i)
+        for i in range(elements - elements % ADD_UNROLL, elements):
+            add(a, b, y, constant(i))
+
+    return make_kernel(graph, op, body, in_place=True, variant="mla", why="AddRescale is exact in int32")
+
+
+def average_pool_kernels(graph: QuantGraph, op: AveragePool2d) -> Iterator[Kernel]:
+    """Sum four channels at a time in int16, where no sum can leave it."""
+    w, rq = window_of(graph, op), op.epilogue
+    if w.channels % 4 or largest_code(graph.values[op.input]) * w.taps >= 2**15:
+        return
+
+    def body(x: Pointer, y: Pointer) -> None:
+        with rolled(w.out_height) as row, rolled(w.out_width) as column, rolled(w.channels // 4) as quad:
+            first = let((row * (w.stride[0] * w.width) + column * w.stride[1]) * w.channels + quad * 4)
+            sums = [Register(), Register()]
+            with rolled(w.kernel[0]) as i, rolled(w.kernel[1]) as j:
+                word = load_word(x, first + (i * w.width + j) * w.channels)
+                rotated = intrinsic("int32", "llvm.fshr", word, word, constant(8))
+                for total, codes in zip(sums, (word, rotated), strict=True):
+                    total.value = intrinsic("int32", "llvm.arm.sxtab16", total.value, codes)
+            at = let((row * w.out_width + column) * w.channels + quad * 4)
+            for channel in range(4):
+                pair = sums[channel % 2].value
+                total_sum = pair >> 16 if channel >= 2 else pair << 16 >> 16
+                scaled = mulhi(align(total_sum, rq.pre_shift), constant(rq.multiplier[0])) + rq.offset[0]
+                y[at + channel] = cast(saturate(scaled, rq.shift, rq.qmin, rq.qmax), "int8")
+
+    why = f"max|q| * {w.taps} positions < 2**15"
+    yield make_kernel(graph, op, body, variant="sxtab16", why=why, prelude=PRELUDE)
