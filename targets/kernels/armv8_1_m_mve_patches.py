@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from qkd.targets.kernels.armv8_1_m_mve_products import vectors_of
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, trip_count
 from qkd.targets.kernels.generic import Window
-from qkd.tir import Expr, Operand, Pointer, branch, broadcast, constant, let, loop
+from qkd.tir import Expr, Operand, Pointer, branch, broadcast, constant, let, loop, nounroll
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def fill(to: Pointer, at: Expr, count: int, code: int) -> None:
     """Write a code `count` times."""
     whole = count // LANES
     if whole > 1:
-        with loop(trip_count(whole)) as i:
+        with loop(whole) as i:
+            nounroll()  # and no call of memset
             to[at + i * LANES] = broadcast(constant(code, "int8"), LANES)
     rest = count - whole * LANES if whole > 1 else count
     for first, lanes in pieces(rest):

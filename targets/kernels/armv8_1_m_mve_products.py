@@ -5,7 +5,7 @@ Weights of 4 and 2 bits stay at the top of their byte (one shift, one AND): sums
 which `rescale` folds into the requantize.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,40 +89,47 @@ def multiply_pass(weights: Pointer, start: Expr, layout: PassLayout, patches: Se
     patches : sequence of Read
     """
     sums = [[Register() for _ in patches] for _ in range(layout.width)]
-
-    def block(number: Operand) -> None:
-        first = start + number * (layout.width * LANES)
-        words = [let(weights.load(first + channel * LANES, LANES)) for channel in range(layout.width)]
-        for field in range(layout.fields):
-            k = (number * layout.fields + field) * LANES
-            _accumulate(sums, [_field(word, field, layout.bits) for word in words], patches, k)
-
-    if layout.blocks > UNROLLED_BLOCKS:
-        with loop(trip_count(layout.blocks)) as index:
-            block(index)
-    else:
-        for number in range(layout.blocks):
-            block(constant(number))
-    _multiply_tail(weights, start + layout.blocks * layout.width * LANES, layout, patches, sums)
+    rolled = layout.blocks if layout.blocks > UNROLLED_BLOCKS else 0
+    if rolled:
+        with loop(trip_count(rolled)) as number:
+            _accumulate(sums, _block_codes(weights, start, layout, number), patches)
+    _accumulate(sums, pass_codes(weights, start, layout, rolled), patches)
     return [[register.value for register in row] for row in sums]
 
 
-def _multiply_tail(
-    weights: Pointer, start: Expr, layout: PassLayout, patches: Sequence[Read], sums: list[list[Register]]
-) -> None:
-    places = range(layout.left * layout.width)
-    words = [let(weights.load(start + place * LANES, LANES)) for place in range(-(-len(places) // layout.fields))]
-    codes = [_field(words[place // layout.fields], place % layout.fields, layout.bits) for place in places]
+def pass_codes(
+    weights: Pointer, start: Expr, layout: PassLayout, first_block: int = 0
+) -> Iterator[tuple[Operand, list[Expr]]]:
+    """Load a pass from a block on: for each k, a multiple of 16, the 16 codes of each channel at the top of bytes."""
+    for number in range(first_block, layout.blocks):
+        yield from _block_codes(weights, start, layout, constant(number))
+    tail = start + layout.blocks * layout.width * LANES
+    places = layout.left * layout.width
+    words = [let(weights.load(tail + i * LANES, LANES)) for i in range(-(-places // layout.fields))]
     for number in range(layout.left):
+        row = [divmod(number * layout.width + channel, layout.fields) for channel in range(layout.width)]
         k = (layout.blocks * layout.fields + number) * LANES
-        _accumulate(sums, codes[number * layout.width : (number + 1) * layout.width], patches, k)
+        yield k, [_field(words[word], field, layout.bits) for word, field in row]
 
 
-def _accumulate(sums: list[list[Register]], weights: Sequence[Expr], patches: Sequence[Read], k: Operand) -> None:
-    for column, read in enumerate(patches):
-        codes = let(read(k))
-        for row, weight in zip(sums, weights, strict=True):
-            row[column].value = dot(row[column].value, codes, weight)
+def _block_codes(
+    weights: Pointer, start: Expr, layout: PassLayout, number: Expr
+) -> Iterator[tuple[Operand, list[Expr]]]:
+    first = start + number * (layout.width * LANES)
+    words = [let(weights.load(first + channel * LANES, LANES)) for channel in range(layout.width)]
+    for field in range(layout.fields):
+        k = (number * layout.fields + field) * LANES
+        yield k, [_field(word, field, layout.bits) for word in words]
+
+
+def _accumulate(
+    sums: list[list[Register]], weights: Iterable[tuple[Operand, list[Expr]]], patches: Sequence[Read]
+) -> None:
+    for k, codes_of_channels in weights:
+        for column, read in enumerate(patches):
+            codes = let(read(k))
+            for row, weight in zip(sums, codes_of_channels, strict=True):
+                row[column].value = dot(row[column].value, codes, weight)
 
 
 def _field(word: Expr, field: int, bits: int) -> Expr:

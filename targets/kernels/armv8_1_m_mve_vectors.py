@@ -1,12 +1,6 @@
-"""Instructions of Armv8.1-M's vector extension (MVE, Helium) that TVM has no word for, and requantize on four lanes."""
+"""Instructions of Armv8.1-M's vector extension (MVE, Helium) that TVM has no word for."""
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
-
-from qkd.fixed_point import Requantize
-from qkd.tir import Expr, Operand, call, cast, clamp, constant, intrinsic, let, mulhi, reinterpret
+from qkd.tir import Expr, Operand, call, cast, clamp, constant, evaluate, intrinsic, reinterpret
 
 LANES = 16
 """Codes of eight bits in a vector."""
@@ -25,58 +19,15 @@ define i32 @mve_trip_count(i32 %count) {
   call void @llvm.assume(i1 %positive)
   ret i32 %hidden
 }
+declare void @llvm.arm.mve.vstr.scatter.offset.p0.v8i16.v8i16(ptr, <8 x i16>, <8 x i16>, i32, i32)
+define i32 @mve_scatter_codes(ptr %base, <8 x i16> %offsets, <8 x i8> %codes) {
+  %halves = zext <8 x i8> %codes to <8 x i16>
+  call void @llvm.arm.mve.vstr.scatter.offset.p0.v8i16.v8i16(
+    ptr %base, <8 x i16> %offsets, <8 x i16> %halves, i32 8, i32 0)
+  ret i32 0
+}
 """
 """LLVM IR for `call`, besides what every kernel has."""
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """A Requantize for accumulators that carry a factor of two to some power, with every proof done.
-
-    `table` is [quad][multiplier or offset][4] int32, padded with zeros to whole quads of channels.
-    """
-
-    table: NDArray[np.int32]
-    pre_shift: int
-    shift: int
-    qmin: int
-    qmax: int
-
-
-def rescale(rq: Requantize, channels: int, acc_bound: int, scale_bits: int) -> Rescale | None:
-    """Fold a factor `2**scale_bits` of the accumulator into a requantize, exactly.
-
-    Where the factor is larger than pre_shift wants, offset and shift grow instead: they count in units that are
-    `2**(scale_bits - pre_shift)` times smaller, and floor(floor(x) / n) == floor(x / n).
-
-    Parameters
-    ----------
-    rq : Requantize
-        With one entry a channel, or one for all.
-    channels : int
-    acc_bound : int
-        No accumulator's magnitude, without the factor, can exceed it.
-    scale_bits : int
-
-    Returns
-    -------
-    Rescale or None
-        None where an accumulator or a sum could leave int32: the caller must take a kernel without the factor.
-    """
-    surplus = max(0, scale_bits - rq.pre_shift)
-    offset = np.array(rq.offset, np.int64) << surplus
-    # |multiplier| < 2**31 and |acc| < 2**31 make |mulhi| <= 2**30, so an offset below 2**30 keeps their sum in int32.
-    if acc_bound << max(scale_bits, rq.pre_shift) >= 2**31 or int(np.abs(offset).max()) >= 2**30:
-        return None
-    table = np.zeros((2, -(-channels // QUAD) * QUAD), np.int32)
-    table[:, :channels] = np.array([rq.multiplier, offset])
-    quads = table.reshape(2, -1, QUAD).transpose(1, 0, 2)
-    return Rescale(quads.copy(), max(0, rq.pre_shift - scale_bits), rq.shift + surplus, rq.qmin, rq.qmax)
-
-
-def requantize_quad(acc: Expr, multiplier: Expr, offset: Expr, rq: Rescale) -> Expr:
-    """Requantize four accumulators: int32x4 → int8x4."""
-    return narrow(let(mulhi(acc << rq.pre_shift, multiplier) + offset), rq.shift, rq.qmin, rq.qmax)
 
 
 def narrow(value: Expr, shift: int, qmin: int, qmax: int) -> Expr:
@@ -102,11 +53,25 @@ def _narrow_halves(value: Expr, shift: int) -> Expr:
     return intrinsic("int16x8", "llvm.arm.mve.vshrn", keep, value, *flags)
 
 
+def mulhi(a: Expr, b: Expr) -> Expr:
+    """High words of the products of four int32 lanes: VMULH.S32.
+
+    LLVM also makes it of a 64-bit product, but not in a loop that one of the operands does not change in: it converts
+    that operand outside, and then multiplies in 64 bits.
+    """
+    return intrinsic("int32x4", "llvm.arm.mve.vmulh", a, b, constant(0))
+
+
 def dot(acc: Expr, codes: Expr, weights: Expr) -> Expr:
     """`acc` plus the sum of 16 products of int8 lanes: VMLADAVA.S8."""
     unsigned, subtract, exchange = 0, 0, 0
     flags = _flags(unsigned, subtract, exchange)
     return intrinsic("int32", "llvm.arm.mve.vmldava", *flags, acc, codes, weights)
+
+
+def scatter(base: Expr, offsets: Expr, codes: Expr) -> None:
+    """Store eight int8 lanes at eight unsigned 16-bit byte offsets from an address: VSTRB.16."""
+    evaluate(call("int32", "mve_scatter_codes", base, offsets, codes))
 
 
 def trip_count(count: int) -> Operand:
