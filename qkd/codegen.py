@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 
 from qkd.errors import InvariantError
 from qkd.kernel import PrimFunc
+from qkd.objects import without_stack_note
 from qkd.target import InstructionSet, Target
 
 ALLOCATION_LIMIT_BYTES = 256
@@ -62,7 +63,7 @@ def compile_kernel(function: PrimFunc, target: Target) -> bytes:
     InvariantError
         When the kernel takes more than `ALLOCATION_LIMIT_BYTES` of stack for one buffer, or LLVM refuses it.
     """
-    return assemble(_without_extras(kernel_ir(function, target)))
+    return assemble(_without_extras(kernel_ir(function, target)), target)
 
 
 def kernel_ir(function: PrimFunc, target: Target) -> str:
@@ -79,13 +80,14 @@ def kernel_ir(function: PrimFunc, target: Target) -> str:
         raise InvariantError(f"TVM cannot compile kernel {symbol} for {target.name}: {reason}") from error
 
 
-def assemble(llvm_ir: str) -> bytes:
-    """Turn LLVM IR that carries its target (`preamble`) into an ELF object; generates code, does not optimise."""
+def assemble(llvm_ir: str, target: Target) -> bytes:
+    """Turn LLVM IR that starts with `preamble(target)` into an ELF object; generates code, does not optimise."""
     with tempfile.TemporaryDirectory(prefix="qkd-") as folder:
         source, result = Path(folder, "module.ll"), Path(folder, "module.o")
         source.write_text(llvm_ir, encoding="ascii")
         tvm.runtime.load_module(str(source)).write_to_file(str(result), "o")
-        return result.read_bytes()
+        image = result.read_bytes()
+    return without_stack_note(image) if target.kind == "cortex_m" else image
 
 
 @cache

@@ -211,5 +211,5 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _entry_object(graph: QuantGraph, calls: Sequence[Call], target: Target) -> bytes:
-    image = assemble(entry_ir(graph, calls, target, preamble(target)))
+    image = assemble(entry_ir(graph, calls, target, preamble(target)), target)
     return make_read_only(image, information_section(graph.name)) if target.kind == "cortex_m" else image

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from elftools.elf.constants import SH_FLAGS
@@ -53,15 +53,38 @@ def make_read_only(image: bytes, section_name: str) -> bytes:
 
     LLVM marks constants that hold addresses as writable, for dynamic linkers; bare metal has none.
     """
+
+    def clear(header: Any) -> None:
+        header["sh_flags"] &= ~SH_FLAGS.SHF_WRITE
+
+    return _with_header(image, section_name, clear)
+
+
+def without_stack_note(image: bytes) -> bytes:
+    """Take out the empty section by which LLVM says that the stack holds no code.
+
+    One object with it makes GNU ld warn of every object without it, and GCC's bare-metal objects have none.
+    """
+
+    def deactivate(header: Any) -> None:
+        header["sh_type"] = "SHT_NULL"
+
+    return _with_header(image, ".note.GNU-stack", deactivate)
+
+
+def _with_header(image: bytes, section_name: str, change: Callable[[Any], None]) -> bytes:
+    """Rewrite the header of a section in place."""
     elf = ELFFile(io.BytesIO(image))
     index = elf.get_section_index(section_name)
     if index is None:
-        raise InvariantError(f"the object has no section {section_name}")
+        raise InvariantError(
+            f"the object has no section {section_name}; it has {[s.name for s in elf.iter_sections()]}"
+        )
     layout = elf.structs.Elf_Shdr
-    at = elf["e_shoff"] + index * elf["e_shentsize"]
-    header = layout.parse(image[at : at + elf["e_shentsize"]])
-    header["sh_flags"] &= ~SH_FLAGS.SHF_WRITE
-    return image[:at] + layout.build(header) + image[at + elf["e_shentsize"] :]
+    at, size = elf["e_shoff"] + index * elf["e_shentsize"], elf["e_shentsize"]
+    header = layout.parse(image[at : at + size])
+    change(header)
+    return image[:at] + layout.build(header) + image[at + size :]
 
 
 def _global_symbols(image: bytes) -> Iterator[Any]:

@@ -1,0 +1,22 @@
+"""From a graph to a library in one call, as the driver does it."""
+
+from collections.abc import Sequence
+
+from qkd.graph import QuantGraph
+from qkd.kernel import Kernel
+from qkd.lower import Library, lower
+from qkd.passes.plan_memory import PlanMemory
+from qkd.target import Target
+from qkd.targets.kernels import choose_kernels
+
+
+def planned(graph: QuantGraph, kernels: Sequence[Kernel]) -> QuantGraph:
+    """Place every buffer that the kernels need."""
+    scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
+    return PlanMemory(scratch_bytes, frozenset(kernel.op for kernel in kernels if kernel.in_place))(graph)
+
+
+def lowered(graph: QuantGraph, target: Target, kernels: Sequence[Kernel] | None = None) -> Library:
+    """Plan the memory and lower, with the kernels of the device's choice unless others are given."""
+    chosen = choose_kernels(graph, target) if kernels is None else kernels
+    return lower(planned(graph, chosen), target, chosen)
