@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 
-from qkd.graph import Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph
+from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
+from qkd.targets.kernels import armv8_1_m_mve_add as add
 from qkd.targets.kernels import armv8_1_m_mve_conv as conv
 from qkd.targets.kernels import armv8_1_m_mve_depthwise as depthwise
+from qkd.targets.kernels import armv8_1_m_mve_pool as pool
 
 
 def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
@@ -16,5 +18,9 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
             return conv.candidates(graph, op)
         case DepthwiseConv2d():
             return depthwise.candidates(graph, op)
+        case Add():
+            return add.candidates(graph, op)
+        case AveragePool2d() | MaxPool2d():
+            return pool.candidates(graph, op)
         case _:
             return ()

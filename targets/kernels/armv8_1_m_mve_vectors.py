@@ -35,22 +35,31 @@ def narrow(value: Expr, shift: int, qmin: int, qmax: int) -> Expr:
 
     Saturating to int16 and then to int8 is clamping, and takes one instruction each with the shift inside.
     """
+    halves = _narrow_words(reinterpret(value, "int16x8"), value, shift, top=0)
+    return cast(reinterpret(_clamp_halves(halves, qmin, qmax), "int32x4"), "int8")
+
+
+def narrow_pair(even: Expr, odd: Expr, shift: int, qmin: int, qmax: int) -> Expr:
+    """The same for the even and the odd lanes of a vector of eight: two int32x4 → int8x8."""
+    halves = _narrow_words(reinterpret(even, "int16x8"), even, shift, top=0)
+    halves = _narrow_words(halves, odd, shift, top=1)
+    return cast(reinterpret(_clamp_halves(halves, qmin, qmax), "int16x8"), "int8")
+
+
+def _narrow_words(into: Expr, value: Expr, shift: int, top: int) -> Expr:
+    """Shift and saturate int32x4 into the even (top 0) or odd lanes of an int16x8: VQSHRNB or VQSHRNT."""
     last = min(shift, NARROWING_SHIFT_LIMIT)
-    halves = _narrow_halves(value >> (shift - last), last)
+    if last == 0:
+        return intrinsic("int16x8", "llvm.arm.mve.vqmovn", into, value, *_flags(0, 0, top))
+    saturate, rounded, unsigned_out, unsigned_in = 1, 0, 0, 0
+    flags = _flags(last, saturate, rounded, unsigned_out, unsigned_in, top)
+    return intrinsic("int16x8", "llvm.arm.mve.vshrn", into, value >> (shift - last), *flags)
+
+
+def _clamp_halves(halves: Expr, qmin: int, qmax: int) -> Expr:
+    """Saturate int16x8 to the low byte of each lane, as int8x16, and clamp: VQMOVNB, then VMAX and VMIN if needed."""
     codes = intrinsic("int8x16", "llvm.arm.mve.vqmovn", reinterpret(halves, "int8x16"), halves, *_flags(0, 0, 0))
-    if qmin > -128 or qmax < 127:
-        codes = clamp(codes, qmin, qmax)
-    return cast(reinterpret(codes, "int32x4"), "int8")
-
-
-def _narrow_halves(value: Expr, shift: int) -> Expr:
-    """int32x4 → int16 in the even lanes of an int16x8; the odd lanes hold rubbish."""
-    keep = reinterpret(value, "int16x8")
-    if shift == 0:
-        return intrinsic("int16x8", "llvm.arm.mve.vqmovn", keep, value, *_flags(0, 0, 0))
-    saturate, rounded, unsigned_out, unsigned_in, top = 1, 0, 0, 0, 0
-    flags = _flags(shift, saturate, rounded, unsigned_out, unsigned_in, top)
-    return intrinsic("int16x8", "llvm.arm.mve.vshrn", keep, value, *flags)
+    return clamp(codes, qmin, qmax) if qmin > -128 or qmax < 127 else codes
 
 
 def mulhi(a: Expr, b: Expr) -> Expr:
