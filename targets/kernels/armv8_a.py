@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph
+from qkd.graph import Add, AveragePool2d, Conv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
 from qkd.targets.kernels import armv8_a_dot_lanes
+from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported
 
 
@@ -14,3 +15,9 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     match op:
         case Conv2d() | FullyConnected() if is_supported(op.epilogue):
             yield from armv8_a_dot_lanes.candidates(graph, op)
+        case Add() if is_supported(op.epilogue):
+            yield from add_candidates(graph, op)
+        case AveragePool2d() if is_supported(op.epilogue):
+            yield from pool_candidates(graph, op)
+        case MaxPool2d():
+            yield from pool_candidates(graph, op)

@@ -98,19 +98,26 @@ def sqshrn(a: Expr, shift: int) -> Expr:
     return intrinsic("int16x4", "llvm.aarch64.neon.sqshrn", a, constant(shift))
 
 
+def addhn(a: Expr, b: Expr) -> Expr:
+    """ADDHN: the high halves of the sums of int32 lanes; carries out of the top are lost."""
+    return intrinsic("int16x4", "llvm.aarch64.neon.addhn", a, b)
+
+
+def sqshrn_bytes(a: Expr, shift: int) -> Expr:
+    """SQSHRN: int16x8 shifted right and saturated to int8x8."""
+    return intrinsic("int8x8", "llvm.aarch64.neon.sqshrn", a, constant(shift)) if shift else sqxtn(a)
+
+
+def sqshrun_bytes(a: Expr, shift: int) -> Expr:
+    """SQSHRUN: int16x8 shifted right and saturated to unsigned 8 bits, so negative numbers become 0."""
+    if shift == 0:
+        return intrinsic("int8x8", "llvm.aarch64.neon.sqxtun", a)
+    return intrinsic("int8x8", "llvm.aarch64.neon.sqshrun", a, constant(shift))
+
+
 def sqxtn(a: Expr) -> Expr:
     """SQXTN: int16x8 saturated to int8x8."""
     return intrinsic("int8x8", "llvm.aarch64.neon.sqxtn", a)
-
-
-def sqshrun(a: Expr, shift: int) -> Expr:
-    """SQSHRUN: int32x4 shifted right and saturated to unsigned 16 bits, so negative numbers become 0."""
-    return intrinsic("int16x4", "llvm.aarch64.neon.sqshrun", a, constant(shift))
-
-
-def uqxtn(a: Expr) -> Expr:
-    """UQXTN: unsigned 16-bit lanes saturated to unsigned 8 bits."""
-    return intrinsic("int8x8", "llvm.aarch64.neon.uqxtn", a)
 
 
 def umin(a: Expr, b: Expr) -> Expr:

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.fixed_point import BiasAdd, Requantize
-from qkd.targets.kernels.armv8_a_neon import concatenate, sqdmulh, sqshrn, sqshrun, sqxtn, umin, uqxtn
+from qkd.fixed_point import AddRescale, BiasAdd, Requantize
+from qkd.targets.kernels.armv8_a_neon import addhn, concatenate, sqdmulh, sqshrn, sqshrn_bytes, sqshrun_bytes, umin
 from qkd.targets.kernels.epilogue import align
 from qkd.tir import Expr, Operand, Pointer, clamp, constant, let, mulhi
 
 LANES = 4
-MAX_NARROWING_SHIFT = 16
+HALF_BITS = 16
+LARGEST_SHIFT = HALF_BITS + 8
 
 
-def is_supported(epilogue: Requantize | BiasAdd) -> bool:
-    """Whether the shift is an immediate of SQSHRN; `freeze` chooses no other."""
-    return isinstance(epilogue, BiasAdd) or 1 <= epilogue.shift <= MAX_NARROWING_SHIFT
+def is_supported(epilogue: Requantize | BiasAdd | AddRescale) -> bool:
+    """Whether the shift is an immediate of the narrowing instructions; `freeze` chooses no other."""
+    return isinstance(epilogue, BiasAdd) or 1 <= epilogue.shift <= LARGEST_SHIFT
 
 
 def block_table(epilogue: Requantize | BiasAdd, blocks: Sequence[Sequence[int]]) -> NDArray[np.int32]:
@@ -49,24 +50,27 @@ def to_codes(accs: Sequence[Expr], rq: Requantize, channels: Channels, acc_scale
     The accumulators carry a factor of `2**acc_scale_bits`.
     """
     vectors = len(channels.multipliers)
-    scaled = [
-        _high_word(acc, rq, channels.multipliers[i % vectors], acc_scale_bits) + channels.offsets[i % vectors]
-        for i, acc in enumerate(accs)
-    ]
-    return narrow(scaled, rq.shift, rq.qmin, rq.qmax)
+    scaled = [_high_word(acc, rq, channels.multipliers[i % vectors], acc_scale_bits) for i, acc in enumerate(accs)]
+    offsets = [channels.offsets[i % vectors] for i in range(len(accs))]
+    return narrow(scaled, offsets, rq.shift, rq.qmin, rq.qmax)
 
 
-def narrow(sums: Sequence[Expr], shift: int, qmin: int, qmax: int) -> Expr:
-    """Shift 2 or 4 vectors of int32x4 right and clamp them to codes: int8x8 or int8x16."""
-    unsigned = qmin == 0
-    halves = [sqshrun(v, shift) if unsigned else sqshrn(v, shift) for v in sums]
+def narrow(sums: Sequence[Expr], offsets: Sequence[Expr], shift: int, qmin: int, qmax: int) -> Expr:
+    """`clamp(sum + offset >> shift)` of 2 or 4 vectors of int32x4: int8x8 or int8x16.
+
+    A shift of 16, which `freeze` takes where it can, is free: ADDHN keeps the high halves of the sums.
+    """
+    rest = max(0, shift - HALF_BITS)
+    if shift >= HALF_BITS:
+        halves = [addhn(v, offset) for v, offset in zip(sums, offsets, strict=True)]
+    else:
+        halves = [sqshrn(v + offset, shift) for v, offset in zip(sums, offsets, strict=True)]
     pairs = [concatenate(halves[i : i + 2]) for i in range(0, len(halves), 2)]
-    codes = concatenate([uqxtn(p) if unsigned else sqxtn(p) for p in pairs])
-    if unsigned:
+    if qmin == 0:
+        codes = concatenate([sqshrun_bytes(p, rest) for p in pairs])
         return umin(codes, constant(qmax, codes.dtype))
-    if (qmin, qmax) == (-128, 127):
-        return codes
-    return clamp(codes, qmin, qmax)
+    codes = concatenate([sqshrn_bytes(p, rest) for p in pairs])
+    return codes if (qmin, qmax) == (-128, 127) else clamp(codes, qmin, qmax)
 
 
 def to_logits(acc: Expr, bias: BiasAdd, offset: Expr) -> Expr:
