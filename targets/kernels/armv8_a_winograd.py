@@ -1,0 +1,243 @@
+"""Convolution of 3 x 3 taps by exact integer Winograd F(2x2, 3x3), for activations and weights of few bits.
+
+16 products in place of 36 for four outputs. Rows of tiles go through three steps: the input transform in int8, sixteen
+channels a vector; products of 16 matrices in wrapping int16, SMLAL with LD4R broadcasting four input channels of a
+tile; the output transform, requantized on the way out. `armv8_a_winograd_proof` says why that is exact.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.graph import Conv2d, QuantGraph
+from qkd.kernel import Kernel
+from qkd.targets.kernels.armv8_a_build import build_kernel
+from qkd.targets.kernels.armv8_a_neon import ld4r, smull
+from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, pad_input, padded_height, padded_width, tiles
+from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
+from qkd.targets.kernels.armv8_a_weights import channel_blocks
+from qkd.targets.kernels.armv8_a_winograd_proof import POSITIONS, SCALE_BITS, Proof, prove
+from qkd.targets.kernels.generic import Window, window_of
+from qkd.tir import Expr, Pointer, Register, high_half, let, loop, low_half, minimum, nounroll, widen
+
+LANES = 16  # channels of a vector of int8
+DEPTH = 4  # input channels of one LD4R
+STRIP_TILES = 16  # enough for every row of weights to be used from the cache
+ACCUMULATORS = 16
+
+
+def candidates(graph: QuantGraph, op: Conv2d) -> Iterable[Kernel]:
+    """The kernel of a 3 x 3 convolution of stride 1 whose channels fill vectors and whose weights allow it."""
+    window, entry, weight = window_of(graph, op), graph.values[op.input], graph.values[op.weight]
+    if window.kernel != (3, 3) or window.stride != (1, 1) or min(window.out_height, window.out_width) < 2:
+        return
+    if window.channels % LANES or weight.shape[0] % LANES:
+        return
+    proof = prove(weight.codes, entry, DEPTH)
+    if proof is not None:
+        plan = plan_of(window, entry.qparams.zero_point, weight.shape[0], proof)
+        yield _kernel(graph, op, plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Sizes of one convolution's steps; a strip is `strip_rows` rows of tiles."""
+
+    window: Window
+    zero_point: int
+    proof: Proof
+    channels_out: int
+    block: int
+    """Output channels of one product: two vectors of int8, or one."""
+    tile_rows: int
+    tile_columns: int
+    strip_rows: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a strip."""
+        return self.strip_rows * self.tile_columns
+
+    @property
+    def padded_bytes(self) -> int:
+        """Bytes of the padded input."""
+        return ceil_to(padded_height(self.window) * self.line, VECTOR_BYTES)
+
+    @property
+    def line(self) -> int:
+        """Bytes of a padded row."""
+        return padded_width(self.window) * self.window.channels
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of a strip's transformed input, [position][tile][channel]."""
+        return POSITIONS * self.tiles * self.window.channels
+
+    @property
+    def sums_bytes(self) -> int:
+        """Bytes of a strip's products with one block of channels, [group][position][tile][channel] of int16."""
+        return self.proof.groups * POSITIONS * self.tiles * self.block * 2
+
+
+def plan_of(window: Window, zero_point: int, channels_out: int, proof: Proof) -> Plan:
+    """Choose the block of channels and the height of a strip."""
+    rows, columns = -(-window.out_height // 2), -(-window.out_width // 2)
+    block = 2 * LANES if channels_out % (2 * LANES) == 0 else LANES
+    strip = min(rows, max(1, STRIP_TILES // columns))
+    return Plan(window, zero_point, proof, channels_out, block, rows, columns, strip)
+
+
+def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
+    blocks = channel_blocks(plan.channels_out, plan.block)
+    table = block_table(op.epilogue, channel_blocks(plan.channels_out, LANES))
+
+    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
+        pad_input(x, scratch, plan.window, plan.zero_point)
+        sums = scratch.view("int16")
+        with tiles(plan.tile_rows, plan.strip_rows) as first:
+            _transform_input(scratch, plan, first)
+            with loop(len(blocks)) as block:
+                _multiply(scratch, sums, weights, plan, block)
+                _transform_output(sums, y, table, plan, op, first, block)
+
+    why = (
+        f"4 * amax * sum of |w| of {plan.proof.group_channels} input channels fits int16, "
+        f"so wrapping sums are exact in {plan.proof.groups} group(s)"
+    )
+    constants = (arrange_weights(plan.proof.transformed, blocks), table)
+    scratch_bytes = plan.padded_bytes + plan.input_bytes + plan.sums_bytes
+    return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, scratch_bytes)
+
+
+def arrange_weights(transformed: NDArray[np.int8], blocks: Sequence[Sequence[int]]) -> NDArray[np.int8]:
+    """(16, O, C) → [block][position][C][channels of a block]."""
+    return np.stack([transformed[:, list(block)].transpose(0, 2, 1) for block in blocks])
+
+
+def _transform_input(scratch: Pointer, plan: Plan, first: Expr) -> None:
+    """V = B^T d B of every tile of a strip, in wrapping int8: proved to fit."""
+    window = plan.window
+    with loop(plan.strip_rows) as row, loop(plan.tile_columns) as column, loop(window.channels // LANES) as part:
+        top = _tile_start(first + row, window.out_height)
+        left = _tile_start(column, window.out_width)
+        source = let(top * plan.line + left * window.channels + part * LANES)
+        tile = row * plan.tile_columns + column
+        target = let(tile * window.channels + part * LANES + plan.padded_bytes)
+        codes = [
+            [let(scratch.load(source + (i * plan.line + j * window.channels), LANES)) for j in range(4)]
+            for i in range(4)
+        ]
+        columns = [_differences([codes[i][j] for i in range(4)]) for j in range(4)]
+        for i in range(4):
+            for j, value in enumerate(_differences([columns[j][i] for j in range(4)])):
+                scratch[target + (4 * i + j) * plan.tiles * window.channels] = value
+
+
+def _tile_start(tile: Expr, size: int) -> Expr:
+    """First output of a tile; the last tile of an odd size overlaps the one before."""
+    return tile * 2 if size % 2 == 0 else let(minimum(tile * 2, size - 2))
+
+
+def _differences(d: Sequence[Expr]) -> list[Expr]:
+    """B^T d in one direction."""
+    return [let(d[0] - d[2]), let(d[1] + d[2]), let(d[2] - d[1]), let(d[1] - d[3])]
+
+
+def _multiply(scratch: Pointer, sums: Pointer, weights: Pointer, plan: Plan, block: Expr) -> None:
+    """The product of each position's matrices: [tile][channel in] times [channel in][channel out]."""
+    depth, channels = plan.proof.group_channels, plan.window.channels
+    tile_block = min(ACCUMULATORS * 8 // plan.block, plan.tiles)
+    with loop(plan.proof.groups) as group, loop(POSITIONS) as position, tiles(plan.tiles, tile_block) as tile:
+        codes = let((position * plan.tiles + tile) * channels + group * depth + plan.padded_bytes)
+        rows = let(((block * POSITIONS + position) * channels + group * depth) * plan.block)
+        accs = _product(scratch, codes, weights, rows, plan, tile_block)
+        target = ((group * POSITIONS + position) * plan.tiles + tile) * plan.block
+        start = let(target + (plan.padded_bytes + plan.input_bytes) // 2)
+        for i, tile_accs in enumerate(accs):
+            for j, acc in enumerate(tile_accs):
+                sums[start + (i * plan.block + j * 8)] = acc
+
+
+def _product(
+    scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, tile_block: int
+) -> list[list[Expr]]:
+    """Sums of a block of tiles over the channels of a group; the first step needs no zeros to add to."""
+    depth = plan.proof.group_channels
+
+    def products(step: Expr | int) -> list[list[list[Expr]]]:
+        """[tile][vector of channels out] → the four products of a step."""
+        at, row = rows + step * (DEPTH * plan.block), codes + step * DEPTH
+        matrix = [
+            [let(weights.load(at + (k * plan.block + v), LANES)) for v in range(0, plan.block, LANES)]
+            for k in range(DEPTH)
+        ]
+        result = []
+        for i in range(tile_block):
+            broadcast = ld4r(scratch, row + i * plan.window.channels)
+            result.append([
+                [smull(half(broadcast[k]), half(matrix[k][v])) for k in range(DEPTH)]
+                for v in range(plan.block // LANES)
+                for half in (low_half, high_half)
+            ])
+        return result
+
+    accs = [[Register("int16x8", _sum(p)) for p in tile] for tile in products(0)]
+    if depth > DEPTH:
+        with loop(depth // DEPTH - 1) as step:
+            nounroll()
+            for tile_accs, tile_products in zip(accs, products(step + 1), strict=True):
+                for acc, terms in zip(tile_accs, tile_products, strict=True):
+                    acc.value = _sum([acc.value, *terms])
+    return [[acc.value for acc in tile_accs] for tile_accs in accs]
+
+
+def _sum(terms: Sequence[Expr]) -> Expr:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def _transform_output(
+    sums: Pointer, y: Pointer, table: Pointer, plan: Plan, op: Conv2d, first: Expr, block: Expr
+) -> None:
+    """4 y = A^T M A in wrapping int16, then the epilogue, for sixteen channels of every tile of a strip."""
+    window, parts = plan.window, plan.block // LANES
+    base = (plan.padded_bytes + plan.input_bytes) // 2
+    with loop(parts) as part:
+        channels = load_channels(table, block * parts + part, LANES)
+        channel = let((block * parts + part) * LANES)
+        with loop(plan.strip_rows) as row, loop(plan.tile_columns) as column:
+            tile = row * plan.tile_columns + column
+            source = let(tile * plan.block + part * LANES + base)
+            top, left = _tile_start(first + row, window.out_height), _tile_start(column, window.out_width)
+            target = let((top * window.out_width + left) * plan.channels_out + channel)
+            halves = [_outputs(sums, source + 8 * half, plan) for half in range(2)]
+            for k in range(4):
+                accs = [v for half in halves for v in half[k]]
+                pixel = (k // 2 * window.out_width + k % 2) * plan.channels_out
+                y[target + pixel] = to_codes(accs, op.epilogue, channels, SCALE_BITS)
+
+
+def _outputs(sums: Pointer, source: Expr, plan: Plan) -> list[list[Expr]]:
+    """The four outputs of a tile for eight channels, times 4, each as two int32x4; groups are added in int32."""
+    totals: list[list[Expr]] = []
+    for group in range(plan.proof.groups):
+        at = source + group * (POSITIONS * plan.tiles * plan.block)
+        m = [let(sums.load(at + p * (plan.tiles * plan.block), 8)) for p in range(POSITIONS)]
+        columns = [_outputs_1d([m[4 * i + j] for i in range(4)]) for j in range(4)]
+        outputs = [y for k in range(2) for y in _outputs_1d([columns[j][k] for j in range(4)])]
+        wide = [[widen(half(y)) for half in (low_half, high_half)] for y in outputs]
+        totals = [_sums(*pair) for pair in zip(totals, wide, strict=True)] if totals else wide
+    return totals
+
+
+def _sums(a: Sequence[Expr], b: Sequence[Expr]) -> list[Expr]:
+    return [let(x + y) for x, y in zip(a, b, strict=True)]
+
+
+def _outputs_1d(m: Sequence[Expr]) -> list[Expr]:
+    """A^T m in one direction."""
+    return [let(m[0] + m[1] + m[2]), let(m[1] - m[2] - m[3])]
