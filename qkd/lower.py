@@ -84,7 +84,7 @@ def lower(graph: QuantGraph, target: Target, kernels: Sequence[Kernel]) -> Libra
     _check_lowerable(graph, kernels)
     functions, symbols = _functions(graph.name, kernels)
     rewritten = tvm.ir.transform.Sequential(list(_RELAX_PASSES))(_relax_module(graph, kernels, functions, symbols))
-    calls = _matched(graph, kernels, symbols, _walk(rewritten["main"]))
+    calls = _matched(graph, kernels, symbols, rewritten["main"])
     objects = [(f"{symbol}.o", compile_kernel(function, target)) for symbol, function in functions.items()]
     objects.append((f"{graph.name}_entry.o", _entry_object(graph, calls, target)))
     own = {symbol for _, image in objects for symbol in defined_symbols(image)}
@@ -151,8 +151,11 @@ def _emit_call(builder: Any, function: Any, kernel: Kernel, inputs: Sequence[Any
     return builder.emit(relax.TupleGetItem(both, 0))
 
 
-def _walk(main: Any) -> list[tuple[str, list[Any]]]:
-    """The kernel calls that Relax left, in order: symbol and arguments, each a constant or the tensor it stands for."""
+def _walk(main: Any) -> tuple[list[tuple[str, list[Any]]], Any]:
+    """The kernel calls that Relax left, in order, and the result.
+
+    A call is a symbol and its arguments, each an array or the variable that stands for the tensor's storage.
+    """
     calls: list[tuple[str, list[Any]]] = []
     tensors: dict[Any, Any] = {parameter: parameter for parameter in main.params}
     for binding in (binding for block in main.body.blocks for binding in block.bindings):
@@ -167,7 +170,7 @@ def _walk(main: Any) -> list[tuple[str, list[Any]]]:
             tensors[binding.var] = _resolve(value.args[0], tensors)
         else:
             raise InvariantError(f"Relax left a call of {value.op.name} in main, which lowering does not know")
-    return calls
+    return calls, _resolve(main.body.body, tensors)
 
 
 def _resolve(value: Any, tensors: Mapping[Any, Any]) -> Any:
@@ -184,29 +187,33 @@ def _resolve(value: Any, tensors: Mapping[Any, Any]) -> Any:
     raise InvariantError(f"Relax left {type(value).__name__} in main, which lowering does not know: {value}")
 
 
-def _matched(
-    graph: QuantGraph, kernels: Sequence[Kernel], symbols: Sequence[str], found: Sequence[tuple[str, list[Any]]]
-) -> list[Call]:
-    """Compare what Relax calls with what the graph says, argument by argument."""
+def _matched(graph: QuantGraph, kernels: Sequence[Kernel], symbols: Sequence[str], main: Any) -> list[Call]:
+    """Compare what Relax calls with what the graph says, argument by argument; results must be fresh tensors."""
+    found, result = _walk(main)
     steps = [op for op in graph.ops if not isinstance(op, Reshape)]
     if len(found) != len(steps):
         raise InvariantError(f"Relax left {len(found)} kernel calls of {len(steps)}; an operator's result is not used")
-    tensors: dict[str, Any] = {}
+    tensors = {graph.inputs[0]: main.params[0]}
     calls = []
     for op, kernel, symbol, (called, arguments) in zip(steps, kernels, symbols, found, strict=True):
         sources = tuple(graph.storage(name) for name in op_inputs(op))
-        tensors.setdefault(graph.inputs[0], arguments[0])
-        tensors[op.output] = arguments[len(sources) + len(kernel.constants)]
-        expected = [tensors[name] for name in sources] + list(kernel.constants) + [tensors[op.output]]
-        if called != symbol or not all(map(_same, expected, arguments)):
+        expected = [*(tensors[name] for name in sources), *kernel.constants]
+        given, results = arguments[: len(expected)], arguments[len(expected) :]
+        stale = any(_same(new, old) for new in results for old in tensors.values())
+        wanted_results = 2 if kernel.scratch_bytes else 1
+        if called != symbol or not all(map(_same, expected, given)) or stale or len(results) != wanted_results:
             raise InvariantError(f"Relax calls {called} for {op.name!r} with other arguments than the graph has")
+        tensors[op.output] = results[0]
         calls.append(Call(symbol, kernel, sources, op.output))
+    if not _same(result, tensors[graph.outputs[0]]):
+        raise InvariantError(f"Relax returns another tensor than {graph.outputs[0]!r}")
     return calls
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and np.array_equal(a, b)
+    """Whether two arguments are one tensor, or arrays of one type and content."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
     return bool(a.same_as(b))
 
 

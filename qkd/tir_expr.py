@@ -170,7 +170,7 @@ def select(condition: Expr, then: Expr, otherwise: Operand) -> Expr:
 
 def mulhi(a: Expr, b: Expr) -> Expr:
     """High word of the 64-bit product of two int32; LLVM makes SMMUL, SMULL or VMULH of this pattern."""
-    return cast(cast(a, "int64") * cast(b, "int64") >> 32, "int32")
+    return cast((cast(a, "int64") * cast(b, "int64")) >> 32, "int32")
 
 
 def reinterpret(value: Expr, dtype: str) -> Expr:

@@ -5,13 +5,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import qkd.lower
 from qkd import reference
 from qkd.archive import archive
 from qkd.errors import InvariantError, RecipeError, UnsupportedOpError
+from qkd.graph import QuantGraph
+from qkd.kernel import Kernel
 from qkd.lower import Library, lower
 from qkd.objects import section_bytes, undefined_symbols
 from qkd.targets import load_target, target_names
@@ -99,6 +103,18 @@ def test_an_operator_whose_result_nobody_reads_is_refused() -> None:
     graph.conv(graph.input, 3, (1, 1))
     with pytest.raises(InvariantError, match="Relax left 1 kernel calls of 2"):
         lowered(graph.build(graph.conv(graph.input, 3, (1, 1))), HOST)
+
+
+def test_a_call_that_relax_changed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = qkd.lower._relax_module
+
+    def with_other_constants(graph: QuantGraph, kernels: tuple[Kernel, ...], *rest: Any) -> Any:
+        changed = [replace(kernel, constants=tuple(array + 1 for array in kernel.constants)) for kernel in kernels]
+        return make(graph, changed, *rest)
+
+    monkeypatch.setattr(qkd.lower, "_relax_module", with_other_constants)
+    with pytest.raises(InvariantError, match="Relax calls random_0_conv_0 for 'conv_0' with other arguments"):
+        lowered(residual_graph(3), HOST)
 
 
 def test_a_graph_without_a_memory_plan_is_refused() -> None:

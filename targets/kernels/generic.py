@@ -230,7 +230,7 @@ def _dot(weights: Pointer, row: Expr, bits: int, taps: int, read: Read, rolled: 
         byte = let(widen(weights[row + index]))
         for field in range(fields):
             # Shift the field to the top of the word and back down: one SBFX on Arm, with the sign extended.
-            weight = byte << 32 - bits * (field + 1) >> 32 - bits
+            weight = (byte << (32 - bits * (field + 1))) >> (32 - bits)
             acc.value = acc.value + weight * widen(read(index * per_byte + field))
 
     if taps >= per_byte:
