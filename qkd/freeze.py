@@ -61,19 +61,17 @@ def freeze(student: QuantStudent, name: str) -> QuantGraph:
     return QuantGraph(name, values, tuple(ops), (INPUT,), (ops[-1].output,))
 
 
-@torch.no_grad()
 def check_finite(student: QuantStudent) -> None:
     """Raise where a weight is NaN or a step is not positive, naming the layer."""
     for layer in student.ordered():
-        broken = [n for n, t in layer.state_dict().items() if not bool(torch.isfinite(t).all())]
-        if broken:
-            raise UnsupportedOpError(
-                f"{layer.name}.{broken[0]} holds NaN or infinity; training diverged: use a lower learning rate"
-            )
-        steps = [layer.output.step()] if layer.output is not None else []
-        steps += [layer.weight_step.step()] if isinstance(layer, WeightedLayer) else []
-        if any(float(step.min()) <= 0 for step in steps):
-            raise InvariantError(f"a step of {layer.name} is not positive")
+        for name, tensor in layer.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise UnsupportedOpError(
+                    f"{layer.name}.{name} holds NaN or infinity; training diverged: use a lower learning rate"
+                )
+    for name, step in student.steps().items():
+        if float(step.min()) <= 0:
+            raise InvariantError(f"the step of {name} is not positive")
 
 
 def output_value(name: str) -> str:

@@ -69,6 +69,12 @@ class QuantStudent(nn.Module):
         """The layers that have weights."""
         return tuple(layer for layer in self.ordered() if isinstance(layer, WeightedLayer))
 
+    @torch.no_grad()
+    def steps(self) -> dict[str, Tensor]:
+        """Every learned step, by the name of its layer and what it is of."""
+        found = {f"{layer.name}.weight": layer.weight_step.step() for layer in self.weighted()}
+        return found | {f"{layer.name}.output": layer.output.step() for layer in self.ordered() if layer.output}
+
     @staticmethod
     def input_grid() -> Grid:
         """Where the input's codes lie."""
@@ -151,9 +157,9 @@ def run_codes(student: QuantStudent, codes: NDArray[np.int8]) -> dict[str, NDArr
     return {name: _stored_nhwc(value) for name, value in known.items()}
 
 
-def image_batch(pixels: NDArray[np.uint8]) -> Tensor:
-    """Pixels (N, H, W, C) as the float batch (N, C, H, W) that every network of qkd takes, channels last."""
-    return (torch.from_numpy(pixels).float() - 128.0).mul_(INPUT_STEP).permute(0, 3, 1, 2)
+def image_batch(pixels: Tensor | NDArray[np.uint8]) -> Tensor:
+    """Bytes (N, H, W, C) as the float batch (N, C, H, W) that every network of qkd takes, channels last."""
+    return (torch.as_tensor(pixels).float() - 128.0).mul_(INPUT_STEP).permute(0, 3, 1, 2)
 
 
 def _stored_nhwc(value: Coded | Logits) -> NDArray[np.int64]:

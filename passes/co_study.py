@@ -1,0 +1,77 @@
+"""Co-study, QKD's second phase: teacher and quantized student learn from the labels and from each other."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from qkd.pipeline import Invariant
+from qkd.state import TrainState, student_is_quantized, teacher_is_trained
+
+
+@dataclass(frozen=True)
+class CoStudy:
+    """Both networks train, each with the other's detached response as a target.
+
+        L_S = CE(y, z_S) + w T² KL(p_T ‖ p_S)        L_T = CE(y, z_T) + w_T T² KL(p_S ‖ p_T)
+
+    Kim et al. 2019 (arXiv 1911.12491). Verified in three re-implementations: both directions, detached targets, the
+    teacher's cross-entropy (without it teachers collapse), T = 2, 100 of 200 epochs on CIFAR. Not verified: the
+    optimiser of the teacher. Ours: the teacher that validated best is kept, because a short co-study pulls it down
+    (measured: 87.0 → 84.3 in 4 epochs on CIFAR-10).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    epochs: Annotated[int, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    step_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of the steps, relative to the weights'."""
+    teacher_learning_rate: Annotated[float, Field(ge=0)] = 0.002
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    teacher_weight: Annotated[float, Field(ge=0)] = 1.0
+    form: Literal["sum", "convex"] = "sum"
+    """"sum" as above; "convex" scales the cross-entropy by 1 - weight."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    keep_best_teacher: bool = True
+
+    name: ClassVar[str] = "co_study"
+    requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+    ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """Train teacher and quantized student together."""
+        return co_study(state, self)
+
+
+def co_study(state: TrainState, options: CoStudy) -> TrainState:
+    """The pass as a function."""
+    from torch import Tensor
+
+    from qkd.distill.response import ResponseLoss
+    from qkd.training import Job, Learner, fit
+
+    student, teacher = copy.deepcopy(state.student_to_train()), copy.deepcopy(state.teacher)
+    student_loss = ResponseLoss(options.temperature, options.weight, options.form)
+    teacher_loss = ResponseLoss(options.temperature, options.teacher_weight, options.form)
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        student_NK, teacher_NK = student(images), teacher(images)
+        return student_loss(student_NK, teacher_NK, labels) + teacher_loss(teacher_NK, student_NK, labels)
+
+    job = Job(
+        options.name,
+        options.epochs,
+        {
+            "quantized": Learner(student, options.learning_rate, options.step_rate),
+            "teacher": Learner(teacher, options.teacher_learning_rate),
+        },
+        loss,
+        options.warmup,
+        keep_best=("teacher",) if options.keep_best_teacher else (),
+    )
+    return fit(job, state)

@@ -1,0 +1,31 @@
+"""Random views of training images: reflected border, crop and mirror as one gather over bytes in memory."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from qkd.datasets import Dataset
+from qkd.student import image_batch
+
+
+class Views:
+    """The training images of a data set, ready to be cropped and mirrored."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.size = data.train.images.shape[1:3]
+        self.border = data.crop_padding
+        self.flip = data.flip
+        images_NCHW = torch.from_numpy(data.train.images).permute(0, 3, 1, 2)
+        padded = pad(images_NCHW, [self.border] * 4, mode="reflect") if self.border else images_NCHW
+        self.padded_NHWC = padded.permute(0, 2, 3, 1).contiguous()
+
+    def batch(self, index_N: Tensor, generator: torch.Generator) -> Tensor:
+        """One random view of each image at `index_N`, as a float batch (N, C, H, W), channels last."""
+        count = (len(index_N),)
+        height, width = self.size
+        top, left = (torch.randint(0, 2 * self.border + 1, count, generator=generator) for _ in range(2))
+        mirrored = torch.randint(0, 2, count, generator=generator).bool() & self.flip
+        rows = top[:, None] + torch.arange(height)
+        columns = torch.arange(width).expand(len(index_N), -1)
+        columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
+        return image_batch(self.padded_NHWC[index_N[:, None, None], rows[:, :, None], columns[:, None, :]])

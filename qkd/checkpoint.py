@@ -1,0 +1,87 @@
+"""Training on disk: the state inside a pass after each epoch, and the result of each finished pass.
+
+A file is written whole or not at all, so a run that is killed at any moment goes on from the last one. Only tensors and
+plain values are stored, and only those are ever read back.
+"""
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from qkd.errors import RecipeError
+from qkd.files import write_atomic
+from qkd.results import HistoryPoint, PassFact
+from qkd.state import Role, TrainState
+from qkd.student import prepare
+
+CHECKPOINT = "checkpoint.pt"
+RESULT = "result.pt"
+ROLES: tuple[Role, ...] = ("teacher", "student", "quantized")
+
+
+def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write nested dicts of tensors and plain values; ToolError when the disk is full, the previous file survives."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def read_tensors(path: Path) -> dict[str, Any] | None:
+    """What `write_tensors` wrote; None where there is no file."""
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
+        raise RecipeError(
+            f"{path} is damaged or not a checkpoint of qkd ({error}); delete its folder and go on"
+        ) from None
+    return content
+
+
+def save_result(state: TrainState, folder: Path) -> None:
+    """Keep what a finished pass returned; its checkpoint is no longer needed."""
+    networks = {role: getattr(state, role) for role in ROLES}
+    content: dict[str, Any] = {role: network.state_dict() for role, network in networks.items() if network}
+    content["trained"] = sorted(state.trained)
+    content["history"] = [point.model_dump() for point in state.history]
+    content["passes"] = [fact.model_dump() for fact in state.passes]
+    write_tensors(folder / RESULT, content)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def load_result(state: TrainState, folder: Path) -> TrainState | None:
+    """`state` with the networks and history of a finished pass; None where it has not finished."""
+    content = read_tensors(folder / RESULT)
+    if content is None:
+        return None
+    quantized = prepare(state.student, state.bits, state.data.input_shape) if "quantized" in content else None
+    networks = {"teacher": state.teacher, "student": state.student, "quantized": quantized}
+    for role, network in networks.items():
+        if network is not None:
+            load_weights(network, content[role], f"{folder / RESULT} ({role})")
+    return replace(
+        state,
+        quantized=quantized,
+        trained=frozenset(content["trained"]),
+        history=tuple(HistoryPoint(**point) for point in content["history"]),
+        passes=tuple(PassFact(**fact) for fact in content["passes"]),
+    )
+
+
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights into a network, or raise RecipeError naming the first tensor that does not fit."""
+    own = network.state_dict()
+    for name in [*own, *weights]:
+        here, there = (tuple(t[name].shape) if name in t else None for t in (own, weights))
+        if here != there:
+            raise RecipeError(
+                f"{source} is of another architecture: {name} is {there or 'absent'} there and {here or 'absent'} in "
+                "the recipe's network; delete it or go back to the recipe that made it"
+            )
+    network.load_state_dict(weights)

@@ -1,0 +1,46 @@
+"""Response-based knowledge: the teacher's class probabilities, softened by a temperature.
+
+Hinton, Vinyals, Dean 2015 (arXiv 1503.02531). With p = softmax(z / T), the student learns
+
+    T² · KL(p_teacher ‖ p_student),  whose gradient to the student's logits is T · (p_student − p_teacher) / N.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+
+@dataclass(frozen=True)
+class ResponseLoss:
+    """How labels and the teacher's response are joined.
+
+    "sum" is cross-entropy + weight · KL; "convex" is (1 − weight) · cross-entropy + weight · KL.
+    """
+
+    temperature: float
+    weight: float = 1.0
+    form: Literal["sum", "convex"] = "sum"
+
+    def __call__(self, logits_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
+        """The loss of the network behind `logits_NK`; nothing flows back into `teacher_NK`."""
+        labels_share = 1.0 if self.form == "sum" else 1.0 - self.weight
+        soft = softened_kl(logits_NK, teacher_NK.detach(), self.temperature)
+        return labels_share * cross_entropy(logits_NK, labels_N) + self.weight * soft
+
+
+def softened_kl(logits_NK: Tensor, target_NK: Tensor, temperature: float) -> Tensor:
+    """T² · KL(softmax(target / T) ‖ softmax(logits / T)), the mean over the N samples.
+
+    Parameters
+    ----------
+    logits_NK : Tensor of shape (N, K)
+        Of the network that learns.
+    target_NK : Tensor of shape (N, K)
+        Of the network it learns from.
+    temperature : float
+        Above 1 it softens both; T² keeps the gradient's size.
+    """
+    log_p, log_target = (log_softmax(z / temperature, dim=1) for z in (logits_NK, target_NK))
+    return temperature**2 * kl_div(log_p, log_target, reduction="batchmean", log_target=True)

@@ -1,0 +1,68 @@
+"""Top-1 of a student in every form it takes, from float to integers, and how far the forms agree."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from qkd.datasets import Split
+from qkd.graph import QuantGraph
+from qkd.reference import run_in_batches
+from qkd.student import QuantStudent, image_batch
+
+BATCH = 250
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Percentages over one split; agreement is the share of images for which two forms choose the same class."""
+
+    top1_float: float
+    """The float student that quantization started from."""
+    top1_torch: float
+    """The quantized student as it was trained, fake-quantized."""
+    top1_exact: float
+    """The quantized student in exact mode: integer codes in torch."""
+    top1_integer: float
+    """The integer graph, run by the reference."""
+    agreement: float
+    """Of the fake-quantized student with the integer graph."""
+    agreement_exact: float
+    """Of exact mode with the integer graph; anything but 100 is a defect."""
+
+
+@torch.no_grad()
+def classes_of(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The class a network chooses for each image (N, H, W, C); it is left in the mode it was in."""
+    training = network.training
+    network.eval()
+    parts = [network(image_batch(images[i : i + BATCH])).numpy().argmax(axis=1) for i in range(0, len(images), BATCH)]
+    network.train(training)
+    return np.concatenate(parts)
+
+
+def top1(network: nn.Module, split: Split) -> float:
+    """Percentage of a split's images whose class the network chooses."""
+    return _percent(classes_of(network, split.images), split.labels)
+
+
+def evaluate(student: nn.Module, quantized: QuantStudent, graph: QuantGraph, split: Split) -> Scores:
+    """Score the float student, both forms of the quantized one and the frozen graph on one split."""
+    fake = classes_of(quantized, split.images)
+    with quantized.running("exact"):
+        exact = classes_of(quantized, split.images)
+    integer = run_in_batches(graph, split.codes(), BATCH).argmax(axis=1)
+    return Scores(
+        top1_float=top1(student, split),
+        top1_torch=_percent(fake, split.labels),
+        top1_exact=_percent(exact, split.labels),
+        top1_integer=_percent(integer, split.labels),
+        agreement=_percent(fake, integer),
+        agreement_exact=_percent(exact, integer),
+    )
+
+
+def _percent(found: NDArray[np.int64], wanted: NDArray[np.int64]) -> float:
+    return 100.0 * float((found == wanted).mean())

@@ -1,0 +1,137 @@
+"""Run or resume all training passes of a recipe for one bit format; what has finished is never trained again.
+
+A pass's folder is named by the hash of all that its result depends on: data, networks, settings, and every pass before
+it with its options; the bits count only from the first pass that reads them, so all formats share what comes before.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from qkd import __version__
+from qkd.bits import Bits
+from qkd.checkpoint import load_result, save_result
+from qkd.datasets import Dataset, load_data
+from qkd.errors import RecipeError
+from qkd.models import build_model
+from qkd.pipeline import Pass, check_order, run_passes
+from qkd.progress import Reporter
+from qkd.recipe import Recipe
+from qkd.state import Session, TrainState, derived_seed, student_is_quantized
+from qkd.student import QuantStudent, prepare
+
+TrainPass: TypeAlias = Pass[TrainState]
+
+
+def train(
+    recipe: Recipe, passes: Sequence[TrainPass], bits: Bits, folder: Path, reporter: Reporter
+) -> TrainState:  # fmt: skip
+    """Run the passes for one format, from wherever an earlier run in `folder` stopped.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    passes : sequence of Pass
+        What `qkd.passes.build_train_passes` makes of the recipe's tables.
+    bits : Bits
+        One of the recipe's formats.
+    folder : Path
+        Holds `passes/`, with checkpoints and results, and `data/`, the decoded images.
+    reporter : Reporter
+
+    Returns
+    -------
+    TrainState
+        With the trained `quantized` student, the float `student` it started from, and the history.
+    """
+    check_passes(passes)
+    torch.set_num_threads(recipe.train.threads or os.cpu_count() or 1)
+    keep_freed_memory()
+    state = initial_state(recipe, load_data(recipe.data, folder / "data"), bits)
+    folders = tuple(folder / "passes" / key for key in pass_keys(state, passes))
+    state = replace(state, session=Session(folders, reporter))
+
+    def keep(index: int, _: TrainPass, reached: TrainState) -> None:
+        save_result(reached, folders[index])
+
+    for finished in range(len(passes), 0, -1):
+        found = load_result(state, folders[finished - 1])
+        if found is not None:
+            return run_passes(passes, found, observe=(keep,), start=finished)
+    return run_passes(passes, state, observe=(keep,))
+
+
+def check_passes(passes: Sequence[TrainPass]) -> None:
+    """Prove the order and that a quantized student comes out, or raise RecipeError."""
+    check_order(passes)
+    if not any(student_is_quantized in step.ensures for step in passes):
+        names = ", ".join(step.name for step in passes)
+        raise RecipeError(f'no pass quantizes the student (passes: {names}); add a table with name = "quantize"')
+
+
+def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:
+    """Both networks with their first weights; RecipeError or UnsupportedOpError where they cannot work."""
+    seed, shape = recipe.train.seed, data.input_shape
+    teacher = build_model(recipe.teacher, data.classes, shape, derived_seed(seed, "teacher"))
+    student = build_model(recipe.student, data.classes, shape, derived_seed(seed, "student"))
+    prepare(student, bits, shape)  # whether it can be quantized is known before the first epoch
+    return TrainState(data, recipe.train, bits, teacher, student)
+
+
+def untrained_student(recipe: Recipe, classes: int, input_shape: tuple[int, int, int], bits: Bits) -> QuantStudent:
+    """A quantized student with its first weights: shapes are enough to ask whether it fits a device."""
+    return prepare(build_model(recipe.student, classes, input_shape, 0), bits, input_shape)
+
+
+def pass_keys(state: TrainState, passes: Sequence[TrainPass]) -> tuple[str, ...]:
+    """A folder name for each pass: its place, its name and the hash of all that its result depends on."""
+    digest = _digest(
+        __version__, torch.__version__, state.settings.model_dump(), state.data.crop_padding, state.data.flip,
+        [_array_digest(a) for s in (state.data.train, state.data.validation) for a in (s.images, s.labels)],
+        network_sha256(state.teacher), network_sha256(state.student),
+    )  # fmt: skip
+    keys = []
+    for index, step in enumerate(passes):
+        if student_is_quantized in step.ensures:
+            digest = _digest(digest, str(state.bits))
+        digest = _digest(digest, step.name, repr(step))  # a dataclass prints its options
+        keys.append(f"{index + 1:02}_{step.name}_{digest[:16]}")
+    return tuple(keys)
+
+
+def network_sha256(network: nn.Module) -> str:
+    """Hash of a network's class, tensor names, shapes and values."""
+    digest = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees: giving it back and faulting it in again costs a quarter of the step."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library, which has its own policy
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    mallopt(mmap_threshold, 1 << 25)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 1 << 28)
+
+
+def _array_digest(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
