@@ -1,0 +1,162 @@
+"""The quantizer: values, the paper's gradients at and around the clip edges, initial steps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qkd.quantizer import (
+    CodeRange,
+    LearnedStep,
+    activation_range,
+    fake_quantize,
+    initial_activation_step,
+    initial_weight_step,
+    least_squares_step,
+    positive,
+    ternary_step,
+    to_codes,
+    weight_range,
+)
+
+RANGES = [weight_range(b) for b in (2, 3, 4, 8)] + [weight_range("ternary"), CodeRange(0, 15), CodeRange(0, 255)]
+
+
+def paper_gradients(v: float, codes: CodeRange) -> tuple[float, float]:
+    """Equations 3 and 5 of LSQ: (gradient to x, gradient to s) of one value."""
+    if v <= codes.qmin:
+        return 0.0, float(codes.qmin)
+    if v >= codes.qmax:
+        return 0.0, float(codes.qmax)
+    return 1.0, round(v) - v
+
+
+@pytest.mark.parametrize("codes", RANGES, ids=str)
+def test_gradients_equal_the_paper_at_inside_and_outside_of_the_clip_edges(codes: CodeRange) -> None:
+    eighth = 0.125  # a power of two, so that v is exact
+    middle = 0.3125
+    for v in (
+        codes.qmin - 1.0,
+        codes.qmin,
+        codes.qmin + eighth,
+        middle,
+        codes.qmax - eighth,
+        codes.qmax,
+        codes.qmax + 2.0,
+    ):
+        x = torch.tensor([v * 0.25], requires_grad=True)
+        s = torch.tensor(0.25, requires_grad=True)
+        fake_quantize(x, s, codes).sum().backward()
+        expected = paper_gradients(v, codes)
+        assert x.grad is not None
+        assert s.grad is not None
+        assert (x.grad.item(), s.grad.item()) == pytest.approx(expected, abs=1e-6)
+
+
+@given(
+    st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=30),
+    st.floats(2**-10, 64, width=32),
+    st.sampled_from(RANGES),
+)
+def test_codes_are_whole_numbers_in_range_and_equal_rounding(
+    values: list[float], step: float, codes: CodeRange
+) -> None:
+    x, s = torch.tensor(values), torch.tensor(step)
+    found = to_codes(x, s, codes).numpy()
+    np.testing.assert_array_equal(found, np.clip(np.round(x.numpy() / s.numpy()), codes.qmin, codes.qmax))
+
+
+@given(st.floats(-1e6, 1e6, width=32), st.floats(2**-20, 1e3, width=32))
+def test_a_step_is_positive_whatever_its_parameter_is(raw: float, floor: float) -> None:
+    assert positive(torch.tensor(raw), torch.tensor(floor)).item() > 0
+
+
+@given(st.floats(2**-10, 1e3, width=32))
+def test_a_healthy_step_is_its_parameter_to_the_last_bit(value: float) -> None:
+    learned = LearnedStep(weight_range(4), (), 9)
+    learned.start_from(torch.tensor(value))
+    assert learned.step().item() == learned.raw.item() == torch.tensor(value).item()
+
+
+def test_the_parametrisation_has_no_kink_at_the_floor() -> None:
+    for raw in (1.0 - 1e-6, 1.0 + 1e-6):
+        r = torch.tensor(raw, dtype=torch.float64, requires_grad=True)
+        value = positive(r, torch.tensor(1.0, dtype=torch.float64))
+        value.backward()
+        assert r.grad is not None
+        assert (value.item(), r.grad.item()) == pytest.approx((1.0, 1.0), abs=1e-5)
+
+
+def test_a_step_that_the_optimiser_pushes_below_zero_stays_positive_and_can_come_back() -> None:
+    learned = LearnedStep(activation_range(8, signed=False), (), 1)
+    learned.start_from(torch.tensor(0.1))
+    with torch.no_grad():
+        learned.raw.fill_(-5.0)
+    step = learned.step()
+    step.backward()
+    assert step.item() > 0
+    assert learned.raw.grad is not None
+    assert learned.raw.grad.item() > 0
+
+
+def test_the_gradient_of_a_step_is_scaled_by_one_over_root_n_times_qmax() -> None:
+    codes = weight_range(4)
+    learned = LearnedStep(codes, (2, 1), 5)
+    learned.start_from(torch.tensor([0.1, 0.2]))
+    x = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    learned(x).sum().backward()
+    plain = torch.tensor([[0.1], [0.2]], requires_grad=True)
+    fake_quantize(x, plain, codes).sum().backward()
+    assert learned.raw.grad is not None
+    assert plain.grad is not None
+    torch.testing.assert_close(learned.raw.grad, plain.grad / math.sqrt(5 * codes.qmax), rtol=1e-6, atol=0)
+
+
+def test_each_channel_has_its_own_step() -> None:
+    learned = LearnedStep(weight_range(8), (2, 1), 1)
+    learned.start_from(torch.tensor([1.0, 10.0]))
+    assert learned(torch.tensor([[3.4], [33.0]])).tolist() == [[3.0], [30.0]]
+
+
+def test_ternary_weights_start_at_the_scale_of_ternary_weight_networks() -> None:
+    w = torch.tensor([[0.1, -0.5, 1.0, -1.2]])
+    threshold = 0.7 * w.abs().mean().item()
+    large = [abs(v) for v in w[0].tolist() if abs(v) > threshold]
+    assert ternary_step(w).item() == pytest.approx(sum(large) / len(large), rel=1e-6)
+
+
+@pytest.mark.parametrize("codes", [weight_range(b) for b in (2, 3, 4, 8)], ids=str)
+def test_the_least_squares_step_beats_the_step_that_never_clips(codes: CodeRange) -> None:
+    x = torch.randn(3, 500, generator=torch.Generator().manual_seed(1))
+    fitted, widest = least_squares_step(x, codes), x.abs().amax(1, keepdim=True) / codes.qmax
+
+    def error(step: torch.Tensor) -> torch.Tensor:
+        return (fake_quantize(x, step, codes) - x).square().sum(1)
+
+    assert (error(fitted) <= error(widest)).all()
+    assert fitted.shape == (3, 1)
+
+
+def test_a_channel_of_zeros_still_has_a_positive_step() -> None:
+    w = torch.zeros(2, 3, 3, 3)
+    for codes in (weight_range(4), weight_range("ternary")):
+        learned = LearnedStep(codes, (2, 1, 1, 1), 27)
+        learned.start_from(initial_weight_step(w, codes, per_channel=True))
+        assert (learned.step() > 0).all()
+        assert learned(w).abs().max() == 0
+
+
+def test_an_activation_step_is_one_number() -> None:
+    x = torch.rand(8, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    step = initial_activation_step(x, activation_range(8, signed=False))
+    assert step.shape == ()
+    assert step.item() == pytest.approx(1 / 255, rel=0.05)
+
+
+def test_ranges_of_codes_by_bits() -> None:
+    assert [weight_range(b) for b in (3, 8)] == [CodeRange(-3, 3), CodeRange(-127, 127)]
+    assert activation_range(4, signed=False) == CodeRange(0, 15)
+    assert activation_range(8, signed=True) == CodeRange(-128, 127)
