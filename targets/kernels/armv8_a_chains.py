@@ -80,3 +80,8 @@ def longest_chains(rows: NDArray[np.int8], amax: int, segments: int) -> tuple[Ch
 def sum_fits_int16(rows: NDArray[np.int64], amax: int) -> bool:
     """Prove that a whole sum of products fits int16, whatever the input: amax * sum of |w| of each channel."""
     return amax * int(np.abs(rows).reshape(len(rows), -1).sum(axis=1).max()) <= INT16_MAX
+
+
+def largest_divisor(count: int, largest: int) -> int:
+    """The largest divisor of `count` that is at most `largest`."""
+    return next(d for d in range(min(count, largest), 0, -1) if count % d == 0)

@@ -14,7 +14,7 @@ from qkd.fixed_point import BiasAdd, Requantize
 from qkd.graph import Conv2d, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_chains import SHORT_CHAIN, UNROLLED_CHUNKS, Chain, longest_chains
+from qkd.targets.kernels.armv8_a_chains import SHORT_CHAIN, UNROLLED_CHUNKS, Chain, largest_divisor, longest_chains
 from qkd.targets.kernels.armv8_a_neon import forget_loads, multiply_add, pin, saddlp, store_word, sum_lanes
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, Patches, patches_of, tiles
 from qkd.targets.kernels.armv8_a_requantize import Channels, block_table, load_channels, to_codes, to_logits
@@ -160,8 +160,3 @@ class Product:
 
     def _weight(self, weights: Pointer, row: Expr, chunk: int, channel: int) -> Expr:
         return weights.load(row + (chunk * CHANNELS + channel) * VECTOR_BYTES, VECTOR_BYTES)
-
-
-def largest_divisor(count: int, largest: int) -> int:
-    """The largest divisor of `count` that is at most `largest`."""
-    return next(d for d in range(min(count, largest), 0, -1) if count % d == 0)

@@ -13,6 +13,7 @@ from qkd.tir import (
     high_half,
     intrinsic,
     lane,
+    let,
     low_half,
     reinterpret,
     shuffle,
@@ -22,7 +23,7 @@ from qkd.tir import (
 PRELUDE = """
 %four = type { <16 x i8>, <16 x i8>, <16 x i8>, <16 x i8> }
 declare %four @llvm.aarch64.neon.ld4r.v16i8.p0(ptr)
-define i32 @qkd_ld4r(ptr %from, ptr %to) {
+define ptr @qkd_ld4r(ptr %from, ptr %to) {
   %all = call %four @llvm.aarch64.neon.ld4r.v16i8.p0(ptr %from)
   %v0 = extractvalue %four %all, 0
   %v1 = extractvalue %four %all, 1
@@ -35,6 +36,17 @@ define i32 @qkd_ld4r(ptr %from, ptr %to) {
   store <16 x i8> %v1, ptr %to1
   store <16 x i8> %v2, ptr %to2
   store <16 x i8> %v3, ptr %to3
+  %next = getelementptr i8, ptr %from, i64 4
+  %hidden = call ptr asm "", "=r,0"(ptr %next)
+  ret ptr %hidden
+}
+define ptr @qkd_opaque_address(ptr %address) {
+  %same = call ptr asm "", "=r,0"(ptr %address)
+  ret ptr %same
+}
+declare void @llvm.aarch64.neon.st4.v4i32.p0(<4 x i32>, <4 x i32>, <4 x i32>, <4 x i32>, ptr)
+define i32 @qkd_st4(<4 x i32> %a, <4 x i32> %b, <4 x i32> %c, <4 x i32> %d, ptr %to) {
+  call void @llvm.aarch64.neon.st4.v4i32.p0(<4 x i32> %a, <4 x i32> %b, <4 x i32> %c, <4 x i32> %d, ptr %to)
   ret i32 0
 }
 define i32 @qkd_store_word(ptr %to, i32 %word) {
@@ -54,7 +66,8 @@ define i32 @qkd_forget_loads() {
   ret i32 0
 }
 """
-"""LD4R gives four vectors, for which TIR has no type: they go through an array that LLVM keeps in registers."""
+"""LD4R gives four vectors, for which TIR has no type: they go through an array that LLVM keeps in registers.
+The address behind is hidden, so that LLVM takes it from LD4R's post-increment instead of adding to a common base."""
 
 
 def smull(a: Expr, b: Expr) -> Expr:
@@ -125,11 +138,27 @@ def umin(a: Expr, b: Expr) -> Expr:
     return intrinsic(a.dtype, "llvm.aarch64.neon.umin", a, b)
 
 
-def ld4r(memory: Pointer, index: Operand) -> tuple[Expr, ...]:
-    """LD4R: four consecutive bytes, each in all lanes of a vector of its own."""
+def hidden_address(memory: Pointer, index: Operand) -> Expr:
+    """The address of an element, which LLVM cannot relate to others."""
+    return let(call("handle", "qkd_opaque_address", memory.address(index)))
+
+
+def ld4r(address: Expr) -> tuple[tuple[Expr, ...], Expr]:
+    """LD4R: four consecutive bytes, each in all lanes of a vector of its own; and the address behind them."""
     four = array("int8", 64)
-    evaluate(call("int32", "qkd_ld4r", memory.address(index), four.address(0)))
-    return tuple(four.load(16 * i, 16) for i in range(4))
+    behind = let(call("handle", "qkd_ld4r", address, four.address(0)))
+    return tuple(four.load(16 * i, 16) for i in range(4)), behind
+
+
+def st4(memory: Pointer, index: Operand, vectors: Sequence[Expr]) -> None:
+    """ST4: the first words of four vectors side by side, then their second words, and so on."""
+    words = (reinterpret(v, "int32x4") for v in vectors)
+    evaluate(call("int32", "qkd_st4", *words, memory.address(index)))
+
+
+def hide(index: Expr) -> Expr:
+    """An index that LLVM cannot take apart: what is added to it stays small enough for LDP and STP."""
+    return let(call("int32", "qkd_opaque", index))
 
 
 def forget_loads() -> None:

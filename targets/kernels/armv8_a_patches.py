@@ -103,13 +103,13 @@ def padded_width(window: Window) -> int:
     return window.width + window.padding[2] + window.padding[3]
 
 
-def pad_input(x: Pointer, padded: Pointer, window: Window, zero_point: int) -> None:
-    """Copy the input into a frame of its zero point."""
+def pad_input(x: Pointer, padded: Pointer, window: Window, zero_point: int, start: int = 0) -> None:
+    """Copy the input into a frame of its zero point, which begins at byte `start`."""
     top, _, left, _ = window.padding
     line, run = padded_width(window) * window.channels, window.width * window.channels
     if any(window.padding):
-        fill(padded, padded_height(window) * line, zero_point)
-    first = top * line + left * window.channels
+        fill(padded, start, padded_height(window) * line, zero_point)
+    first = start + top * line + left * window.channels
     if run == line:
         copy(padded, first, x, 0, window.height * run)
         return
@@ -118,10 +118,10 @@ def pad_input(x: Pointer, padded: Pointer, window: Window, zero_point: int) -> N
         copy(padded, let(row * line + first), x, let(row * run), run)
 
 
-def fill(to: Pointer, size: int, value: int) -> None:
+def fill(to: Pointer, start: int, size: int, value: int) -> None:
     """Set `size` bytes, rounded up to whole vectors."""
     with loop(ceil_to(size, VECTOR_BYTES) // VECTOR_BYTES) as i:
-        to[i * VECTOR_BYTES] = constant(value, "int8x16")
+        to[i * VECTOR_BYTES + start] = constant(value, "int8x16")
 
 
 def copy(to: Pointer, to_start: Operand, source: Pointer, source_start: Operand, size: int) -> None:

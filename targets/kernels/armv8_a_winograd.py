@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from qkd.graph import Conv2d, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_neon import ld4r, smull
+from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, ld4r, pin, smull, st4
+from qkd.targets.kernels.armv8_a_chains import largest_divisor
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, pad_input, padded_height, padded_width, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
@@ -24,14 +25,19 @@ from qkd.tir import Expr, Pointer, Register, high_half, let, loop, low_half, min
 
 LANES = 16  # channels of a vector of int8
 DEPTH = 4  # input channels of one LD4R
+QUAD = 4  # tiles side by side that are transformed together
+QUAD_WIDTH = 2 * QUAD
+UNROLLED_STEPS = 4
 STRIP_TILES = 16  # enough for every row of weights to be used from the cache
 ACCUMULATORS = 16
+DIFFERENCES = ((0, 2, -1), (1, 2, 1), (2, 1, -1), (1, 3, -1))
+"""B^T d in one direction: element a plus or minus element b."""
 
 
 def candidates(graph: QuantGraph, op: Conv2d) -> Iterable[Kernel]:
     """The kernel of a 3 x 3 convolution of stride 1 whose channels fill vectors and whose weights allow it."""
     window, entry, weight = window_of(graph, op), graph.values[op.input], graph.values[op.weight]
-    if window.kernel != (3, 3) or window.stride != (1, 1) or min(window.out_height, window.out_width) < 2:
+    if window.kernel != (3, 3) or window.stride != (1, 1) or window.out_height < 2 or window.out_width < QUAD_WIDTH:
         return
     if window.channels % LANES or weight.shape[0] % LANES:
         return
@@ -52,18 +58,14 @@ class Plan:
     block: int
     """Output channels of one product: two vectors of int8, or one."""
     tile_rows: int
-    tile_columns: int
+    quads: int
+    """Groups of four tiles in a row."""
     strip_rows: int
 
     @property
     def tiles(self) -> int:
         """Tiles of a strip."""
-        return self.strip_rows * self.tile_columns
-
-    @property
-    def padded_bytes(self) -> int:
-        """Bytes of the padded input."""
-        return ceil_to(padded_height(self.window) * self.line, VECTOR_BYTES)
+        return self.strip_rows * self.quads * QUAD
 
     @property
     def line(self) -> int:
@@ -71,22 +73,32 @@ class Plan:
         return padded_width(self.window) * self.window.channels
 
     @property
-    def input_bytes(self) -> int:
-        """Bytes of a strip's transformed input, [position][tile][channel]."""
-        return POSITIONS * self.tiles * self.window.channels
-
-    @property
     def sums_bytes(self) -> int:
         """Bytes of a strip's products with one block of channels, [group][position][tile][channel] of int16."""
         return self.proof.groups * POSITIONS * self.tiles * self.block * 2
 
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of a strip's transformed input, [position][quad][channel / 4][tile of the quad][4 channels]."""
+        return POSITIONS * self.tiles * self.window.channels
+
+    @property
+    def padded_start(self) -> int:
+        """Where the padded input begins: after the sums and the transformed input."""
+        return self.sums_bytes + self.input_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """All of it."""
+        return self.padded_start + ceil_to(padded_height(self.window) * self.line, VECTOR_BYTES)
+
 
 def plan_of(window: Window, zero_point: int, channels_out: int, proof: Proof) -> Plan:
     """Choose the block of channels and the height of a strip."""
-    rows, columns = -(-window.out_height // 2), -(-window.out_width // 2)
+    rows, quads = -(-window.out_height // 2), -(-window.out_width // QUAD_WIDTH)
     block = 2 * LANES if channels_out % (2 * LANES) == 0 else LANES
-    strip = min(rows, max(1, STRIP_TILES // columns))
-    return Plan(window, zero_point, proof, channels_out, block, rows, columns, strip)
+    strip = min(rows, max(1, STRIP_TILES // (quads * QUAD)))
+    return Plan(window, zero_point, proof, channels_out, block, rows, quads, strip)
 
 
 def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
@@ -94,7 +106,7 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
     table = block_table(op.epilogue, channel_blocks(plan.channels_out, LANES))
 
     def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
-        pad_input(x, scratch, plan.window, plan.zero_point)
+        pad_input(x, scratch, plan.window, plan.zero_point, plan.padded_start)
         sums = scratch.view("int16")
         with tiles(plan.tile_rows, plan.strip_rows) as first:
             _transform_input(scratch, plan, first)
@@ -107,8 +119,7 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
         f"so wrapping sums are exact in {plan.proof.groups} group(s)"
     )
     constants = (arrange_weights(plan.proof.transformed, blocks), table)
-    scratch_bytes = plan.padded_bytes + plan.input_bytes + plan.sums_bytes
-    return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, scratch_bytes)
+    return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, plan.scratch_bytes)
 
 
 def arrange_weights(transformed: NDArray[np.int8], blocks: Sequence[Sequence[int]]) -> NDArray[np.int8]:
@@ -117,44 +128,47 @@ def arrange_weights(transformed: NDArray[np.int8], blocks: Sequence[Sequence[int
 
 
 def _transform_input(scratch: Pointer, plan: Plan, first: Expr) -> None:
-    """V = B^T d B of every tile of a strip, in wrapping int8: proved to fit."""
-    window = plan.window
-    with loop(plan.strip_rows) as row, loop(plan.tile_columns) as column, loop(window.channels // LANES) as part:
-        top = _tile_start(first + row, window.out_height)
-        left = _tile_start(column, window.out_width)
-        source = let(top * plan.line + left * window.channels + part * LANES)
-        tile = row * plan.tile_columns + column
-        target = let(tile * window.channels + part * LANES + plan.padded_bytes)
-        codes = [
-            [let(scratch.load(source + (i * plan.line + j * window.channels), LANES)) for j in range(4)]
-            for i in range(4)
-        ]
-        columns = [_differences([codes[i][j] for i in range(4)]) for j in range(4)]
-        for i in range(4):
-            for j, value in enumerate(_differences([columns[j][i] for j in range(4)])):
-                scratch[target + (4 * i + j) * plan.tiles * window.channels] = value
+    """V = B^T d B of every tile of a strip, in wrapping int8: proved to fit. Four tiles share ten columns."""
+    window, columns = plan.window, 2 * QUAD + 2
+    with loop(plan.strip_rows) as row, loop(plan.quads) as quad, loop(window.channels // LANES) as part:
+        top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
+        source = hide(top * plan.line + left * window.channels + part * LANES + plan.padded_start)
+        quad_bytes = QUAD * window.channels
+        target = let((row * plan.quads + quad) * quad_bytes + part * (LANES * QUAD) + plan.sums_bytes)
+        for i, (a, b, sign) in enumerate(DIFFERENCES):
+            rows = [
+                [let(scratch.load(source + (k * plan.line + j * window.channels), LANES)) for j in range(columns)]
+                for k in (a, b)
+            ]
+            line = [_combine(x, y, sign) for x, y in zip(*rows, strict=True)]
+            for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
+                values = [_combine(line[2 * t + c], line[2 * t + d], sign_1d) for t in range(QUAD)]
+                st4(scratch, target + (4 * i + j) * plan.tiles * window.channels, values)
 
 
-def _tile_start(tile: Expr, size: int) -> Expr:
-    """First output of a tile; the last tile of an odd size overlaps the one before."""
-    return tile * 2 if size % 2 == 0 else let(minimum(tile * 2, size - 2))
+def _start(number: Expr, size: int, count: int) -> Expr:
+    """First output of a tile or quad; the last one overlaps the one before where `size` does not divide `count`."""
+    return number * size if count % size == 0 else let(minimum(number * size, count - size))
 
 
-def _differences(d: Sequence[Expr]) -> list[Expr]:
-    """B^T d in one direction."""
-    return [let(d[0] - d[2]), let(d[1] + d[2]), let(d[2] - d[1]), let(d[1] - d[3])]
+def _combine(a: Expr, b: Expr, sign: int) -> Expr:
+    return let(a + b if sign > 0 else a - b)
 
 
 def _multiply(scratch: Pointer, sums: Pointer, weights: Pointer, plan: Plan, block: Expr) -> None:
     """The product of each position's matrices: [tile][channel in] times [channel in][channel out]."""
     depth, channels = plan.proof.group_channels, plan.window.channels
-    tile_block = min(ACCUMULATORS * 8 // plan.block, plan.tiles)
-    with loop(plan.proof.groups) as group, loop(POSITIONS) as position, tiles(plan.tiles, tile_block) as tile:
-        codes = let((position * plan.tiles + tile) * channels + group * depth + plan.padded_bytes)
+    quads = min(ACCUMULATORS * 8 // plan.block, plan.tiles) // QUAD
+    with (
+        loop(plan.proof.groups) as group,
+        loop(POSITIONS) as position,
+        tiles(plan.strip_rows * plan.quads, quads) as quad,
+    ):
+        tile = position * plan.tiles + quad * QUAD
+        codes = let(tile * channels + group * (depth * QUAD) + plan.sums_bytes)
         rows = let(((block * POSITIONS + position) * channels + group * depth) * plan.block)
-        accs = _product(scratch, codes, weights, rows, plan, tile_block)
-        target = ((group * POSITIONS + position) * plan.tiles + tile) * plan.block
-        start = let(target + (plan.padded_bytes + plan.input_bytes) // 2)
+        accs = _product(scratch, codes, weights, rows, plan, quads * QUAD)
+        start = let((group * (POSITIONS * plan.tiles) + tile) * plan.block)
         for i, tile_accs in enumerate(accs):
             for j, acc in enumerate(tile_accs):
                 sums[start + (i * plan.block + j * 8)] = acc
@@ -164,32 +178,44 @@ def _product(
     scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, tile_block: int
 ) -> list[list[Expr]]:
     """Sums of a block of tiles over the channels of a group; the first step needs no zeros to add to."""
-    depth = plan.proof.group_channels
+    accs: list[list[Register]] = []
 
-    def products(step: Expr | int) -> list[list[list[Expr]]]:
-        """[tile][vector of channels out] → the four products of a step."""
-        at, row = rows + step * (DEPTH * plan.block), codes + step * DEPTH
-        matrix = [
-            [let(weights.load(at + (k * plan.block + v), LANES)) for v in range(0, plan.block, LANES)]
-            for k in range(DEPTH)
+    def visit(tile: int, broadcast: Sequence[Expr], matrix: list[list[Expr]]) -> None:
+        terms = [
+            [smull(half(broadcast[k]), half(matrix[k][v])) for k in range(DEPTH)]
+            for v in range(plan.block // LANES)
+            for half in (low_half, high_half)
         ]
-        result = []
-        for i in range(tile_block):
-            broadcast = ld4r(scratch, row + i * plan.window.channels)
-            result.append([
-                [smull(half(broadcast[k]), half(matrix[k][v])) for k in range(DEPTH)]
-                for v in range(plan.block // LANES)
-                for half in (low_half, high_half)
-            ])
-        return result
+        if tile == len(accs):
+            accs.append([Register("int16x8", _sum(products)) for products in terms])
+        else:
+            for acc, products in zip(accs[tile], terms, strict=True):
+                acc.value = _sum([acc.value, *products])
+        for acc in accs[tile]:
+            acc.value = pin(acc.value)
 
-    accs = [[Register("int16x8", _sum(p)) for p in tile] for tile in products(0)]
-    if depth > DEPTH:
-        with loop(depth // DEPTH - 1) as step:
-            nounroll()
-            for tile_accs, tile_products in zip(accs, products(step + 1), strict=True):
-                for acc, terms in zip(tile_accs, tile_products, strict=True):
-                    acc.value = _sum([acc.value, *terms])
+    def visit_part(part: Expr | int) -> None:
+        """Some steps of four channels; a quad's codes lie in the order in which they are needed."""
+        quad_bytes = QUAD * plan.window.channels
+        addresses = [
+            hidden_address(scratch, codes + part * (steps * QUAD * DEPTH) + quad * quad_bytes)
+            for quad in range(tile_block // QUAD)
+        ]
+        for step in range(steps):
+            at = rows + part * (steps * DEPTH * plan.block) + step * (DEPTH * plan.block)
+            matrix = [
+                [let(weights.load(at + (k * plan.block + v), LANES)) for v in range(0, plan.block, LANES)]
+                for k in range(DEPTH)
+            ]
+            for tile in range(tile_block):
+                broadcast, addresses[tile // QUAD] = ld4r(addresses[tile // QUAD])
+                visit(tile, broadcast, matrix)
+
+    steps = largest_divisor(plan.proof.group_channels // DEPTH, UNROLLED_STEPS)
+    visit_part(0)
+    with loop(plan.proof.group_channels // (DEPTH * steps) - 1) as part:
+        nounroll()
+        visit_part(part + 1)
     return [[acc.value for acc in tile_accs] for tile_accs in accs]
 
 
@@ -205,15 +231,13 @@ def _transform_output(
 ) -> None:
     """4 y = A^T M A in wrapping int16, then the epilogue, for sixteen channels of every tile of a strip."""
     window, parts = plan.window, plan.block // LANES
-    base = (plan.padded_bytes + plan.input_bytes) // 2
     with loop(parts) as part:
         channels = load_channels(table, block * parts + part, LANES)
         channel = let((block * parts + part) * LANES)
-        with loop(plan.strip_rows) as row, loop(plan.tile_columns) as column:
-            tile = row * plan.tile_columns + column
-            source = let(tile * plan.block + part * LANES + base)
-            top, left = _tile_start(first + row, window.out_height), _tile_start(column, window.out_width)
-            target = let((top * window.out_width + left) * plan.channels_out + channel)
+        with loop(plan.strip_rows) as row, loop(plan.quads) as quad, loop(QUAD) as tile:
+            source = let(((row * plan.quads + quad) * QUAD + tile) * plan.block + part * LANES)
+            top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
+            target = let((top * window.out_width + left + tile * 2) * plan.channels_out + channel)
             halves = [_outputs(sums, source + 8 * half, plan) for half in range(2)]
             for k in range(4):
                 accs = [v for half in halves for v in half[k]]
