@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from qkd.graph import Add, AveragePool2d, Conv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv8_a_dot_lanes, armv8_a_winograd
+from qkd.targets.kernels import armv8_a_direct, armv8_a_dot_lanes, armv8_a_winograd
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported
 
@@ -15,6 +15,7 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     match op:
         case Conv2d() if is_supported(op.epilogue):
             yield from armv8_a_winograd.candidates(graph, op)
+            yield from armv8_a_direct.candidates(graph, op)
             yield from armv8_a_dot_lanes.candidates(graph, op)
         case FullyConnected() if is_supported(op.epilogue):
             yield from armv8_a_dot_lanes.candidates(graph, op)

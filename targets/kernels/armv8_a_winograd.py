@@ -13,23 +13,21 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, QuantGraph
 from qkd.kernel import Kernel
+from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, block_channels, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, ld4r, pin, smull, st4
+from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, st4
 from qkd.targets.kernels.armv8_a_chains import largest_divisor
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, pad_input, padded_height, padded_width, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
 from qkd.targets.kernels.armv8_a_winograd_proof import POSITIONS, SCALE_BITS, Proof, prove
 from qkd.targets.kernels.generic import Window, window_of
-from qkd.tir import Expr, Pointer, Register, high_half, let, loop, low_half, minimum, nounroll, widen
+from qkd.tir import Expr, Pointer, high_half, let, loop, low_half, minimum, nounroll, widen
 
-LANES = 16  # channels of a vector of int8
-DEPTH = 4  # input channels of one LD4R
 QUAD = 4  # tiles side by side that are transformed together
 QUAD_WIDTH = 2 * QUAD
 UNROLLED_STEPS = 4
 STRIP_TILES = 16  # enough for every row of weights to be used from the cache
-ACCUMULATORS = 16
 DIFFERENCES = ((0, 2, -1), (1, 2, 1), (2, 1, -1), (1, 3, -1))
 """B^T d in one direction: element a plus or minus element b."""
 
@@ -96,7 +94,7 @@ class Plan:
 def plan_of(window: Window, zero_point: int, channels_out: int, proof: Proof) -> Plan:
     """Choose the block of channels and the height of a strip."""
     rows, quads = -(-window.out_height // 2), -(-window.out_width // QUAD_WIDTH)
-    block = 2 * LANES if channels_out % (2 * LANES) == 0 else LANES
+    block = block_channels(channels_out)
     strip = min(rows, max(1, STRIP_TILES // (quads * QUAD)))
     return Plan(window, zero_point, proof, channels_out, block, rows, quads, strip)
 
@@ -158,7 +156,7 @@ def _combine(a: Expr, b: Expr, sign: int) -> Expr:
 def _multiply(scratch: Pointer, sums: Pointer, weights: Pointer, plan: Plan, block: Expr) -> None:
     """The product of each position's matrices: [tile][channel in] times [channel in][channel out]."""
     depth, channels = plan.proof.group_channels, plan.window.channels
-    quads = min(ACCUMULATORS * 8 // plan.block, plan.tiles) // QUAD
+    quads = min(rows_of_block(plan.block), plan.tiles) // QUAD
     with (
         loop(plan.proof.groups) as group,
         loop(POSITIONS) as position,
@@ -167,63 +165,28 @@ def _multiply(scratch: Pointer, sums: Pointer, weights: Pointer, plan: Plan, blo
         tile = position * plan.tiles + quad * QUAD
         codes = let(tile * channels + group * (depth * QUAD) + plan.sums_bytes)
         rows = let(((block * POSITIONS + position) * channels + group * depth) * plan.block)
-        accs = _product(scratch, codes, weights, rows, plan, quads * QUAD)
+        result = _product(scratch, codes, weights, rows, plan, quads)
         start = let((group * (POSITIONS * plan.tiles) + tile) * plan.block)
-        for i, tile_accs in enumerate(accs):
-            for j, acc in enumerate(tile_accs):
-                sums[start + (i * plan.block + j * 8)] = acc
+        for i, row in enumerate(result.rows):
+            for j, acc in enumerate(row):
+                sums[start + (i * plan.block + j * 8)] = acc.value
 
 
-def _product(
-    scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, tile_block: int
-) -> list[list[Expr]]:
-    """Sums of a block of tiles over the channels of a group; the first step needs no zeros to add to."""
-    accs: list[list[Register]] = []
-
-    def visit(tile: int, broadcast: Sequence[Expr], matrix: list[list[Expr]]) -> None:
-        terms = [
-            [smull(half(broadcast[k]), half(matrix[k][v])) for k in range(DEPTH)]
-            for v in range(plan.block // LANES)
-            for half in (low_half, high_half)
-        ]
-        if tile == len(accs):
-            accs.append([Register("int16x8", _sum(products)) for products in terms])
-        else:
-            for acc, products in zip(accs[tile], terms, strict=True):
-                acc.value = _sum([acc.value, *products])
-        for acc in accs[tile]:
-            acc.value = pin(acc.value)
-
-    def visit_part(part: Expr | int) -> None:
-        """Some steps of four channels; a quad's codes lie in the order in which they are needed."""
-        quad_bytes = QUAD * plan.window.channels
-        addresses = [
-            hidden_address(scratch, codes + part * (steps * QUAD * DEPTH) + quad * quad_bytes)
-            for quad in range(tile_block // QUAD)
-        ]
-        for step in range(steps):
-            at = rows + part * (steps * DEPTH * plan.block) + step * (DEPTH * plan.block)
-            matrix = [
-                [let(weights.load(at + (k * plan.block + v), LANES)) for v in range(0, plan.block, LANES)]
-                for k in range(DEPTH)
-            ]
-            for tile in range(tile_block):
-                broadcast, addresses[tile // QUAD] = ld4r(addresses[tile // QUAD])
-                visit(tile, broadcast, matrix)
-
+def _product(scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, quads: int) -> Sums:
+    """Sums of some quads over the channels of a group; a quad's codes lie in the order in which they are needed."""
+    sums = Sums(plan.block)
     steps = largest_divisor(plan.proof.group_channels // DEPTH, UNROLLED_STEPS)
-    visit_part(0)
+
+    def visit(part: Expr | int) -> None:
+        place = codes + part * (steps * QUAD * DEPTH)
+        addresses = [hidden_address(scratch, place + quad * (QUAD * plan.window.channels)) for quad in range(quads)]
+        sums.add(addresses, QUAD, weights, let(rows + part * (steps * DEPTH * plan.block)), steps)
+
+    visit(0)
     with loop(plan.proof.group_channels // (DEPTH * steps) - 1) as part:
         nounroll()
-        visit_part(part + 1)
-    return [[acc.value for acc in tile_accs] for tile_accs in accs]
-
-
-def _sum(terms: Sequence[Expr]) -> Expr:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+        visit(part + 1)
+    return sums
 
 
 def _transform_output(
