@@ -33,7 +33,7 @@ def run(recipe: RecipePath, changes: Changes = None, out: Out = None) -> None:
 
     result, folder = compile_recipe(recipe, tuple(changes or ()), out, Bars(console))
     Console(width=max(console.width, 150)).print(table(result))
-    console.print(f"report: {folder / 'report.html'}\nfirmware: {folder / 'firmware'}", highlight=False)
+    _say(f"report: {folder / 'report.html'}\nfirmware: {folder / 'firmware'}")
     if any(device.differing for format_ in result.formats for device in format_.devices):
         raise typer.Exit(1)
 
@@ -42,24 +42,43 @@ def run(recipe: RecipePath, changes: Changes = None, out: Out = None) -> None:
 def check(recipe: RecipePath, changes: Changes = None) -> None:
     """Check all that can be known before the first epoch: recipe, pass order, data, tools, memory."""
     from qkd.compile import check_recipe
+    from qkd.datasets import load_data
     from qkd.recipe import load_recipe
 
-    for line in check_recipe(load_recipe(recipe, tuple(changes or ()))):
-        console.print(line, highlight=False)
+    wanted = load_recipe(recipe, tuple(changes or ()))
+    for line in check_recipe(wanted, load_data(wanted.data, Path("runs") / wanted.name / "data")):
+        _say(line)
+    _say(f"{wanted.name}: nothing known stands in the way of {', '.join(wanted.bits)} on {', '.join(wanted.devices)}")
 
 
 @app.command()
 def lower(
-    graph: Annotated[Path, typer.Argument(help="A frozen graph (graph.safetensors of a run).")],
+    graph: Annotated[Path, typer.Argument(help="A frozen graph: graph.safetensors of a run.")],
     device: Device,
     out: Annotated[Path | None, typer.Option(help="Write the static library and its header here.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which kernels were chosen, and why.")] = False,
 ) -> None:
-    """Lower a frozen graph for one device and print what it takes."""
-    from qkd.compile import lower_file
+    """Lower a frozen graph for one device and say what it takes."""
+    from qkd.archive import archive
+    from qkd.compile import build, plan
+    from qkd.files import write_atomic
+    from qkd.graph_file import load_graph
+    from qkd.header import c_header
+    from qkd.recipe import BudgetSpec
+    from qkd.targets import load_target
 
-    for line in lower_file(graph, device, out, verbose):
-        console.print(line, highlight=False)
+    target, budget = load_target(device), BudgetSpec()
+    library = build(plan(load_graph(graph), target, budget), target, budget)
+    _say(
+        f"{library.name} on {device}: {library.text_bytes:,} bytes of code, {library.rodata_bytes:,} of constants, "
+        f"{library.graph.arena_bytes:,} of arena"
+    )
+    for kernel in library.kernels if verbose else ():
+        _say(f"  {kernel.op:<24} {kernel.variant:<28} {kernel.scratch_bytes:>7,} scratch  {kernel.why}")
+    if out is not None:
+        write_atomic(out / f"lib{library.name}.a", archive(library.objects))
+        write_atomic(out / f"{library.name}.h", c_header(library.name, library.graph, None, library.flash_bytes))
+        _say(f"written: {out}")
 
 
 @app.command()
@@ -69,12 +88,26 @@ def verify(
     images: Annotated[int, typer.Option(help="Test images; 0 is the whole test split.")] = 0,
 ) -> None:
     """Prove again that the devices compute what was trained: every element of every layer, tolerance 0."""
-    from qkd.compile import verify_run
+    from qkd.compile import build, graph_path, plan, read_run_recipe
+    from qkd.datasets import load_data
+    from qkd.graph_file import load_graph
+    from qkd.targets import load_target
+    from qkd.targets.runners import open_runner
+    from qkd.verification import verify as compare
 
+    recipe = read_run_recipe(folder)
+    codes = load_data(recipe.data, folder / "data").test.codes()[: images or None]
     differing = 0
-    for line, differs in verify_run(folder, device, images, Bars(console)):
-        console.print(line, highlight=False)
-        differing += differs
+    for bits in recipe.bits:
+        graph = load_graph(graph_path(folder, bits))
+        for target in map(load_target, [device] if device else recipe.devices):
+            library = build(plan(graph, target, recipe.budget), target, recipe.budget)
+            title = f"{bits} on {target.name}: verifying"
+            with open_runner(library) as run, Bars(console).task(title, len(codes)) as advance:
+                found = compare(library, codes, run, advance)
+            where = f"; first: {found.first_difference}" if found.first_difference else ""
+            _say(f"{bits} on {target.name}: {found.differing:,} of {found.elements:,} elements differ{where}")
+            differing += found.differing
     if differing:
         raise typer.Exit(1)
 
@@ -85,16 +118,23 @@ def report(folder: RunFolder) -> None:
     from qkd.compile import write_report
     from qkd.results import RunResult
 
-    console.print(str(write_report(folder, RunResult.load(folder / "results.json"))), highlight=False)
+    _say(str(write_report(folder, RunResult.load(folder / "results.json"))))
 
 
 @app.command("list")
 def list_() -> None:
     """Name the devices, models, data sets and passes that a recipe may use."""
-    from qkd.compile import known_names
+    from qkd.models import MODELS
+    from qkd.passes import TRAIN_PASSES
+    from qkd.targets import target_names
 
-    for kind, names in known_names().items():
-        console.print(f"[bold]{kind}[/bold]: {', '.join(names)}", highlight=False)
+    for kind, names in {
+        "devices": target_names(),
+        "models": tuple(MODELS),
+        "data sets": ("digits", "cifar10", "parquet"),
+        "passes": tuple(step.name for step in TRAIN_PASSES),
+    }.items():
+        _say(f"{kind}: {', '.join(names)}")
 
 
 def main() -> None:
@@ -108,3 +148,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one was", file=sys.stderr)
         sys.exit(130)
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

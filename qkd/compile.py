@@ -8,22 +8,46 @@ changed in one place goes on where it can.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qkd import report
 from qkd.bits import Bits
-from qkd.errors import DoesNotFitError
+from qkd.datasets import Dataset, load_data
+from qkd.errors import DoesNotFitError, RecipeError
+from qkd.evaluation import evaluate
 from qkd.files import write_atomic
+from qkd.freeze import freeze
 from qkd.graph import QuantGraph
+from qkd.graph_file import save_graph
 from qkd.kernel import Kernel
 from qkd.lower import Library, lower
+from qkd.machine import describe_machine, package_versions, today
+from qkd.passes import build_train_passes
 from qkd.passes.plan_memory import PlanMemory, placed_blocks
 from qkd.pipeline import run_passes
-from qkd.recipe import BudgetSpec, VerifySpec
-from qkd.results import BufferFact, RunResult
+from qkd.progress import Reporter
+from qkd.proving import ProofTask, prove
+from qkd.recipe import BudgetSpec, Recipe, VerifySpec, load_recipe, parse_recipe
+from qkd.results import BufferFact, DeviceResult, FormatResult, RunResult, layer_facts
+from qkd.student import calibrate, image_batch
 from qkd.target import Target
+from qkd.targets import load_target
+from qkd.targets.board import board_files
 from qkd.targets.kernels import choose_kernels
+from qkd.targets.runners import open_runner
+from qkd.targets.toolchain import install_hint, missing_tools
+from qkd.training_run import check_passes, initial_state, train, untrained_student
+
+RECIPE = "recipe.json"
+"""The resolved recipe in a run's folder."""
+
+CALIBRATION_IMAGES = 64
+"""Enough for the untrained graph, of which only the shapes matter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +116,125 @@ def _check_flash(need_bytes: int, name: str, target: Target, budget: BudgetSpec,
             f"{what} of {name!r} take {need_bytes:,} bytes of flash on {target.name}; {limit:,} are available. "
             "Use fewer weight bits, a narrower student or a larger flash budget."
         )
+
+
+def compile_recipe(
+    path: Path, changes: tuple[str, ...], out: Path | None, reporter: Reporter
+) -> tuple[RunResult, Path]:
+    """Do the whole run.
+
+    Parameters
+    ----------
+    path : Path
+        The recipe.
+    changes : tuple of str
+        `key=value` changes to it.
+    out : Path or None
+        Folder of the run; None: `runs/<name>`.
+    reporter : Reporter
+
+    Returns
+    -------
+    RunResult, Path
+        What was found out, and the folder that holds it.
+
+    Raises
+    ------
+    QkdError
+        One of the five, before the first epoch wherever that is possible.
+    """
+    recipe = load_recipe(path, changes)
+    folder = out or Path("runs") / recipe.name
+    data = load_data(recipe.data, folder / "data")
+    for line in check_recipe(recipe, data):
+        reporter.say(line)
+    write_atomic(folder / RECIPE, recipe.model_dump_json(indent=1) + "\n")
+    formats = tuple(compile_format(recipe, bits, data, folder, reporter) for bits in recipe.bits)
+    result = RunResult(
+        recipe_name=recipe.name,
+        recipe_path=str(path),
+        recipe_text=recipe.model_dump_json(indent=1),
+        student=recipe.student.model,
+        teacher=recipe.teacher.model,
+        data=data.name,
+        data_note=data.note,
+        test_images=len(data.test),
+        date=today(),
+        machine=describe_machine(),
+        tool_versions=package_versions(),
+        formats=formats,
+    )
+    result.save(folder / "results.json")
+    write_report(folder, result)
+    return result, folder
+
+
+def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, reporter: Reporter) -> FormatResult:
+    """Train, freeze, and prove one bit format on every device of the recipe."""
+    state = train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter)
+    student = state.student_to_train()
+    graph = freeze(student, model_name(recipe.name, bits))
+    save_graph(graph, graph_path(folder, bits))
+    scores = evaluate(state.student, student, graph, data.test)
+    codes = data.test.codes()
+    return FormatResult(
+        bits=bits,
+        graph_sha256=graph.sha256(),
+        passes=state.passes,
+        history=state.history,
+        layers=layer_facts(graph),
+        **asdict(scores),
+        devices=tuple(_on_device(graph, name, recipe, bits, codes, folder, reporter) for name in recipe.devices),
+    )
+
+
+def _on_device(
+    graph: QuantGraph, device: str, recipe: Recipe, bits: str, codes: NDArray[np.int8], folder: Path, reporter: Reporter
+) -> DeviceResult:
+    target = load_target(device)
+    if missing := missing_tools(target):
+        return DeviceResult(name=device, description=target.description, skipped=f"{', '.join(missing)} not found")
+    planned = plan(graph, target, recipe.budget)
+    library = build(planned, target, recipe.budget)
+    inputs = codes[: images_to_verify(target, recipe.verify, len(codes))]
+    task = ProofTask(recipe, bits, inputs, planned.buffers(), board_files(target), folder)
+    return prove(library, task, open_runner, reporter)
+
+
+def check_recipe(recipe: Recipe, data: Dataset) -> list[str]:
+    """All that can be known before the first epoch: pass order, models, tools, memory; returns what there is to say.
+
+    The untrained student goes through freeze and the memory plan, since both depend on shapes only.
+    """
+    check_passes(build_train_passes(recipe.passes))
+    targets = [load_target(name) for name in recipe.devices]
+    for bits in recipe.bits:
+        initial_state(recipe, data, Bits.parse(bits))
+        graph = untrained_graph(recipe, bits, data)
+        for target in targets:
+            plan(graph, target, recipe.budget)
+    missing = {target.name: tools for target in targets if (tools := missing_tools(target))}
+    return [
+        f"{device} is left out: {', '.join(tools)} cannot be found; {install_hint(tools)}"
+        for device, tools in missing.items()
+    ]
+
+
+def untrained_graph(recipe: Recipe, bits: str, data: Dataset) -> QuantGraph:
+    """The graph of the student's first weights: its shapes are those of the trained one."""
+    student = untrained_student(recipe, data.classes, data.input_shape, Bits.parse(bits))
+    calibrate(student, image_batch(data.train.images[:CALIBRATION_IMAGES]))
+    return freeze(student, model_name(recipe.name, bits))
+
+
+def graph_path(folder: Path, bits: str) -> Path:
+    """Where a run keeps the graph of a format."""
+    return folder / bits.lower() / "graph.safetensors"
+
+
+def read_run_recipe(folder: Path) -> Recipe:
+    """The resolved recipe of a run's folder."""
+    try:
+        return parse_recipe(json.loads((folder / RECIPE).read_text()), str(folder / RECIPE))
+    except (OSError, ValueError):
+        raise RecipeError(f"no run in {folder}; name the --out folder of `qkd run`") from None

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
+from qkd.graph import Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
 from qkd.profiling import Profile
 
 
@@ -141,6 +142,24 @@ class Row(_Record):
     instructions: int | None
     evidence: str | None
     skipped: str | None
+
+
+def layer_facts(graph: QuantGraph) -> tuple[LayerFact, ...]:
+    """The layers of a graph as the report lists them; a reshape is none."""
+    return tuple(_layer_fact(graph, op) for op in graph.ops if not isinstance(op, Reshape))
+
+
+def _layer_fact(graph: QuantGraph, op: Op) -> LayerFact:
+    weight = graph.values[op.weight] if isinstance(op, Conv2d | DepthwiseConv2d | FullyConnected) else None
+    ternary = weight is not None and (weight.qmin, weight.qmax) == (-1, 1)
+    return LayerFact(
+        name=op.name,
+        kind=type(op).__name__,
+        output_shape=graph.values[op.output].shape,
+        weight_format=None if weight is None else "ternary" if ternary else f"int{weight.bits}",
+        weight_bytes=None if weight is None else weight.elements * weight.bits // 8,
+        macs=graph.macs(op),
+    )
 
 
 def rows(result: RunResult) -> list[Row]:
