@@ -1,0 +1,75 @@
+"""Ternary convolution by table lookup for the DSP extension: the only real gain of low bits in arithmetic there.
+
+For 3 input channels of 4 pixels, a table holds all 27 combinations of their codes times {-1, 0, 1}, as four int16 in
+two words; 3 weights of an output channel are one byte that says where in the table. One UXTAB, one LDRD and two
+QADD16 replace 12 multiplications. Input rows are taken one after the other: the tables of one row serve every window
+row that lies on it, so the scratch holds the tables of a single row and the sums of the output rows in progress.
+
+The four lanes are output columns a quarter of the width apart: then the tables of a window column are also those of
+the column beside it, one output position later.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.graph import Conv2d, QuantGraph, Value
+from qkd.kernel import Kernel
+from qkd.targets.kernels.armv7e_m_lookup_body import GROUP, LANES, TILE_CHANNELS, Lookup, lookup_kernel
+from qkd.targets.kernels.bounds import fits_int16
+from qkd.targets.kernels.generic import Window, window_of
+
+POINTWISE_COLUMNS = 8
+
+
+def ternary_groups(codes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Weights (O, KH, KW, C) as groups (O, KH, KW * groups, 3), filled with zeros."""
+    out, height, width, channels = codes.shape
+    filled = np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, -channels % GROUP)))
+    return filled.reshape(out, height, width * filled.shape[-1] // GROUP, GROUP)
+
+
+def lookup_codes(groups: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Byte offsets into a table, for `TILE_CHANNELS` output channels a word: [tile][window row][group]."""
+    offsets = 8 * ((groups + 1) * 3 ** np.arange(GROUP)).sum(axis=-1)
+    out, height, run = offsets.shape
+    tiles = offsets.reshape(out // TILE_CHANNELS, TILE_CHANNELS, height, run).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(tiles.astype(np.uint8)).view(np.int32).reshape(len(tiles), height, run)
+
+
+def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Kernel]:
+    """The lookup kernel where weights are ternary and int16 sums are proved."""
+    w, codes = lane_window(window_of(graph, op)), graph.values[op.weight].codes
+    ternary = np.abs(codes).max() <= 1 and len(codes) % TILE_CHANNELS == 0
+    reached = w.kernel[0] >= w.stride[0] and w.kernel[1] >= w.stride[1]
+    if not (ternary and reached and w.out_width >= LANES):
+        return
+    groups, entry = ternary_groups(codes), graph.values[op.input]
+    chunks = safe_chunks(groups, entry)
+    if chunks is None:
+        return
+    wide = not fits_int16(groups.reshape(len(groups), -1), entry)
+    plan = Lookup(w, len(codes), chunks, wide)
+    if plan.row_pixels > w.padding[2]:
+        yield lookup_kernel(graph, op, plan, lookup_codes(groups))
+
+
+def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:
+    """The fewest equal parts of a window row whose sums stay within int16, whatever the input."""
+    run = groups.shape[2]
+    for chunks in (c for c in range(1, run + 1) if run % c == 0):
+        if fits_int16(groups.reshape(-1, run // chunks * GROUP), entry):
+            return chunks
+    return None
+
+
+def lane_window(window: Window) -> Window:
+    """The window itself; pixels of a 1x1 convolution count as one long row, cut into short ones."""
+    pixels = window.height * window.width
+    if not window.is_pixel or window.stride != (1, 1) or pixels < LANES:
+        return window
+    width = min(POINTWISE_COLUMNS, pixels // LANES * LANES)
+    rows = -(-pixels // width)
+    return replace(window, height=rows, width=width, out_height=rows, out_width=width)

@@ -1,0 +1,253 @@
+"""The body of the ternary lookup kernel: tables of an input row, sums of output rows, epilogue."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qkd.graph import Conv2d, QuantGraph
+from qkd.kernel import Kernel
+from qkd.targets.kernels.armv7e_m_activations import PRELUDE, fill_words, load_word, rolled
+from qkd.targets.kernels.armv7e_m_elementwise import saturate
+from qkd.targets.kernels.armv7e_m_lookup_ir import lookup_ir
+from qkd.targets.kernels.epilogue import align, channel_table
+from qkd.targets.kernels.generic import Window, make_kernel
+from qkd.tir import Expr, Pointer, branch, call, cast, constant, evaluate, intrinsic, let, minimum, mulhi, when, widen
+
+LANES = 4
+GROUP = 3
+ENTRIES = 3**GROUP
+TABLE_WORDS = 2 * ENTRIES
+TILE_CHANNELS = 4
+"""Output channels whose sums are in registers; their codes are the four bytes of a word."""
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Geometry of the tables, the codes and the sums."""
+
+    window: Window
+    out_channels: int
+    chunks: int
+    """Parts into which a row of the window is cut so that a part's sum fits int16."""
+    wide: bool
+    """Sums of whole windows need int32."""
+
+    @property
+    def lane_columns(self) -> int:
+        """Output columns of one lane."""
+        return -(-self.window.out_width // LANES)
+
+    @property
+    def row_pixels(self) -> int:
+        """Input pixels of a row that some lane reads, padding included."""
+        return (LANES * self.lane_columns - 1) * self.window.stride[1] + self.window.kernel[1]
+
+    @property
+    def positions(self) -> int:
+        """Input columns of one lane: each has its own tables."""
+        return (self.lane_columns - 1) * self.window.stride[1] + self.window.kernel[1]
+
+    @property
+    def groups(self) -> int:
+        """Groups of input channels."""
+        return -(-self.window.channels // GROUP)
+
+    @property
+    def run(self) -> int:
+        """Tables, and codes, of one row of the window."""
+        return self.window.kernel[1] * self.groups
+
+    @property
+    def live_rows(self) -> int:
+        """Output rows in progress."""
+        return -(-self.window.kernel[0] // self.window.stride[0])
+
+    @property
+    def tile_words(self) -> int:
+        """Words of sums of one position and tile of output channels."""
+        return TILE_CHANNELS * LANES // (1 if self.wide else 2)
+
+    @property
+    def sums_row_words(self) -> int:
+        """Words of sums of one output row."""
+        return self.out_channels // TILE_CHANNELS * self.lane_columns * self.tile_words
+
+    @property
+    def sums_word(self) -> int:
+        """Where the sums start in the scratch, behind the tables."""
+        return self.positions * self.groups * TABLE_WORDS
+
+    @property
+    def row_byte(self) -> int:
+        """Where the padded input row starts in the scratch, behind the sums."""
+        return 4 * (self.sums_word + self.live_rows * self.sums_row_words)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """All of it; the last group may read past the last channel."""
+        return self.row_byte + -(-(self.row_pixels * self.window.channels + GROUP - 1) // 4) * 4
+
+
+def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, codes: NDArray[np.int32]) -> Kernel:
+    """Write the kernel of a plan."""
+
+    def body(x: Pointer, codes_: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
+        writer = _Writer(graph, op, plan, x, codes_, table, y, scratch)
+        writer.write()
+
+    variant = f"lookup_{'int32' if plan.wide else 'int16'}_{plan.chunks}"
+    why = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
+    inner_loop = lookup_ir(4 * TABLE_WORDS, plan.run // plan.chunks, plan.wide)
+    constants = (codes, channel_table(op.epilogue))
+    return make_kernel(
+        graph, op, body, constants, plan.scratch_bytes, variant=variant, why=why, prelude=PRELUDE + inner_loop
+    )
+
+
+class _Writer:
+    """Records the kernel; holds what every part of it needs."""
+
+    def __init__(self, graph: QuantGraph, op: Conv2d, plan: Lookup, x: Pointer, codes: Pointer, table: Pointer,
+                 y: Pointer, scratch: Pointer) -> None:  # fmt: skip
+        self.entry, self.rq = graph.values[op.input], op.epilogue
+        self.pixels, self.out_pixels = (
+            self.entry.elements // plan.window.channels,
+            graph.values[op.output].elements // plan.out_channels,
+        )
+        self.plan, self.window = plan, plan.window
+        self.x, self.codes, self.table, self.y = x, codes, table, y
+        self.bytes, self.words = scratch, scratch.view("int32")
+
+    def write(self) -> None:
+        """Take padded input rows one after the other; finish an output row with its last one."""
+        plan, w = self.plan, self.window
+        height, step = w.kernel[0], w.stride[0]
+        with rolled(plan.row_pixels * w.channels) as i:
+            self.bytes[plan.row_byte + i] = self.entry.qparams.zero_point
+        with rolled((w.out_height - 1) * step + height) as row:
+            self._load_row(row - w.padding[0])
+            self._build_tables()
+            with rolled(height) as window_row:
+                ahead = let(row - window_row)
+                reached = (ahead >= 0) & (ahead < w.out_height * step)
+                if step > 1:
+                    reached = reached & (ahead % step).equals(0)
+                with when(reached):
+                    self._accumulate_row(ahead // step, window_row)
+
+    def _accumulate_row(self, out_row: Expr, window_row: Expr) -> None:
+        plan, height = self.plan, self.window.kernel[0]
+        sums = let(out_row % plan.live_rows * plan.sums_row_words + plan.sums_word)
+        with when(window_row.equals(0)):
+            fill_words(self.words, sums, plan.sums_row_words, 0)
+        with rolled(plan.out_channels // TILE_CHANNELS) as tile:
+            code = let((tile * height + window_row) * plan.run)
+            with rolled(plan.lane_columns) as column:
+                at = let(sums + (tile * plan.lane_columns + column) * plan.tile_words)
+                first = let(column * (self.window.stride[1] * plan.groups * TABLE_WORDS))
+                self._accumulate_tile(at, code, first)
+        with when(window_row.equals(height - 1)):
+            self._finish_row(out_row, sums)
+
+    def _load_row(self, row: Expr) -> None:
+        """Copy an input row between its margins; a row outside the input is all padding."""
+        plan, w = self.plan, self.window
+        start = plan.row_byte + w.padding[2] * w.channels
+        count = min(w.width, plan.row_pixels - w.padding[2]) * w.channels
+
+        def copy() -> None:
+            source = let(self._row_pixel(row, w.width, self.pixels) * w.channels)
+            if w.channels % 4 == 0:
+                with rolled(count // 4) as i:
+                    self.words[start // 4 + i] = load_word(self.x, source + i * 4)
+            else:
+                with rolled(count) as i:
+                    self.bytes[start + i] = self.x[source + i]
+
+        def fill() -> None:
+            with rolled(count) as i:
+                self.bytes[start + i] = self.entry.qparams.zero_point
+
+        branch((row >= 0) & (row < w.height), copy, fill) if any(w.padding[:2]) else copy()
+
+    @staticmethod
+    def _row_pixel(row: Expr, width: int, pixels: int) -> Expr:
+        """First pixel of a row; the last short row of a 1x1 convolution overlaps the one before."""
+        start = row * width
+        return start if pixels % width == 0 else minimum(start, pixels - width)
+
+    def _build_tables(self) -> None:
+        plan, w = self.plan, self.window
+        lane_bytes = plan.lane_columns * w.stride[1] * w.channels
+        with rolled(plan.positions) as position, rolled(plan.groups) as group:
+            first = let(position * w.channels + group * GROUP + plan.row_byte)
+            lanes = [[let(widen(self.bytes[first + (lane * lane_bytes + channel)])) for lane in range(LANES)]
+                     for channel in range(GROUP)]  # fmt: skip
+            codes = [(let(pack_halves(*four[:2])), let(pack_halves(*four[2:]))) for four in lanes]
+            at = let((position * plan.groups + group) * TABLE_WORDS)
+            for number, entry in enumerate(table_entries(codes)):
+                for half in range(2):
+                    self.words[at + (2 * number + half)] = entry[half]
+
+    def _accumulate_tile(self, at: Expr, code: Expr, first: Expr) -> None:
+        part = self.plan.run // self.plan.chunks
+        with rolled(self.plan.chunks) as chunk:
+            codes = self.codes.address(code + chunk * part)
+            tables = self.words.address(first + chunk * (part * TABLE_WORDS))
+            evaluate(call("int32", "armv7e_m_lookup", self.words.address(at), codes, tables))
+
+    def _finish_row(self, out_row: Expr, sums: Expr) -> None:
+        plan, w = self.plan, self.window
+        pixel = let(self._row_pixel(out_row, w.out_width, self.out_pixels))
+        with rolled(plan.out_channels // TILE_CHANNELS) as tile, rolled(plan.lane_columns) as column:
+            at = let(sums + (tile * plan.lane_columns + column) * plan.tile_words)
+            place = let((pixel + column) * plan.out_channels + tile * TILE_CHANNELS)
+            for channel in range(TILE_CHANNELS):
+                multiplier, offset = (let(self.table[(tile * TILE_CHANNELS + channel) * 2 + i]) for i in range(2))
+                for lane in range(LANES):
+                    scaled = mulhi(align(self._sum(at, channel, lane), self.rq.pre_shift), multiplier) + offset
+                    code = cast(saturate(scaled, self.rq.shift, self.rq.qmin, self.rq.qmax), "int8")
+                    target = place + (lane * plan.lane_columns * plan.out_channels + channel)
+                    missing = plan.lane_columns * (lane + 1) - w.out_width
+                    if missing <= 0:
+                        self.y[target] = code
+                    elif missing < plan.lane_columns:
+                        with when(column < plan.lane_columns - missing):
+                            self.y[target] = code
+
+    def _sum(self, at: Expr, channel: int, lane: int) -> Expr:
+        if self.plan.wide:
+            return self.words[at + (channel * LANES + lane)]
+        return halves(self.words[at + (2 * channel + lane // 2)])[lane % 2]
+
+
+def table_entries(codes: list[tuple[Expr, Expr]]) -> list[tuple[Expr, Expr]]:
+    """The sums of three codes times {-1, 0, 1}, the first one's factor changing fastest; lanes by pairs."""
+    zero = constant(0)
+    sums: list[tuple[Expr, Expr]] = [(zero, zero)]
+    for low, high in reversed(codes):
+        sums = [
+            (let(f(a, low)), let(f(b, high))) for a, b in sums for f in (subtract_halves, lambda s, _: s, add_halves)
+        ]
+    return sums
+
+
+def add_halves(a: Expr, b: Expr) -> Expr:
+    """Sum of two pairs of int16. It saturates, which the proof rules out; SADD16 would write flags as well."""
+    return intrinsic("int32", "llvm.arm.qadd16", a, b)
+
+
+def subtract_halves(a: Expr, b: Expr) -> Expr:
+    """Difference of two pairs of int16."""
+    return intrinsic("int32", "llvm.arm.qsub16", a, b)
+
+
+def pack_halves(low: Expr, high: Expr) -> Expr:
+    """Two int32 as a pair of int16."""
+    return low & 0xFFFF | high << 16
+
+
+def halves(pair: Expr) -> tuple[Expr, Expr]:
+    """A pair of int16 as two int32."""
+    return pair << 16 >> 16, pair >> 16
