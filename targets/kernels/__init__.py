@@ -7,7 +7,7 @@ from qkd.errors import DoesNotFitError
 from qkd.graph import Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.target import InstructionSet, Target
-from qkd.targets.kernels import armv8_1_m_mve, generic
+from qkd.targets.kernels import armv7e_m, armv8_1_m_mve, armv8_a, generic
 
 Family: TypeAlias = Callable[[QuantGraph, Op, Target], Iterable[Kernel]]
 """Gives the kernels that it can prove safe for an operator, best first; nothing where it has none."""
@@ -15,11 +15,11 @@ Family: TypeAlias = Callable[[QuantGraph, Op, Target], Iterable[Kernel]]
 FAMILIES: dict[InstructionSet, tuple[Family, ...]] = {
     "host": (generic.candidates,),
     "armv6-m": (generic.candidates,),
-    "armv7e-m": (generic.candidates,),
+    "armv7e-m": (armv7e_m.candidates, generic.candidates),
     "armv8.1-m.mve": (armv8_1_m_mve.candidates, generic.candidates),
-    "armv8.0-a": (generic.candidates,),
-    "armv8.2-a.dotprod": (generic.candidates,),
-    "armv8.6-a.i8mm": (generic.candidates,),
+    "armv8.0-a": (armv8_a.candidates, generic.candidates),
+    "armv8.2-a.dotprod": (armv8_a.candidates, generic.candidates),
+    "armv8.6-a.i8mm": (armv8_a.candidates, generic.candidates),
 }
 
 

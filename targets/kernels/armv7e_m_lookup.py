@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, QuantGraph, Value
 from qkd.kernel import Kernel
-from qkd.targets.kernels.armv7e_m_lookup_body import GROUP, LANES, TILE_CHANNELS, Lookup, lookup_kernel
+from qkd.targets.kernels.armv7e_m_lookup_body import (
+    ENTRIES,
+    ENTRIES_PER_FRACTION,
+    GROUP,
+    LANES,
+    TILE_CHANNELS,
+    Lookup,
+    lookup_kernel,
+)
 from qkd.targets.kernels.bounds import fits_int16
 from qkd.targets.kernels.generic import Window, window_of
 
@@ -31,12 +39,24 @@ def ternary_groups(codes: NDArray[np.int64]) -> NDArray[np.int64]:
     return filled.reshape(out, height, width * filled.shape[-1] // GROUP, GROUP)
 
 
-def lookup_codes(groups: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Byte offsets into a table, for `TILE_CHANNELS` output channels a word: [tile][window row][group]."""
-    offsets = 8 * ((groups + 1) * 3 ** np.arange(GROUP)).sum(axis=-1)
-    out, height, run = offsets.shape
-    tiles = offsets.reshape(out // TILE_CHANNELS, TILE_CHANNELS, height, run).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(tiles.astype(np.uint8)).view(np.int32).reshape(len(tiles), height, run)
+def lookup_indices(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Table entries (0 to 26) in the order of the kernel: [tile][window row][group][output channel of the tile]."""
+    entries = ((groups + 1) * 3 ** np.arange(GROUP)).sum(axis=-1)
+    out, height, run = entries.shape
+    return entries.reshape(out // TILE_CHANNELS, TILE_CHANNELS, height, run).transpose(0, 2, 3, 1).ravel()
+
+
+def pack_indices(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Pack 5 entries, 15 ternary weights, into 3 bytes: 1.6 bits a weight.
+
+    The bytes are a fraction of 24 bits whose first five digits in base 27 are the entries: multiplying it by 27 gives
+    one entry after the other above the point. 27**5 < 2**24, so such a fraction exists. One byte more is read.
+    """
+    padded = np.pad(indices, (0, -len(indices) % ENTRIES_PER_FRACTION)).reshape(-1, ENTRIES_PER_FRACTION)
+    value = (padded * ENTRIES ** np.arange(ENTRIES_PER_FRACTION - 1, -1, -1)).sum(axis=1)
+    fraction = -(-(value << 24) // ENTRIES**ENTRIES_PER_FRACTION)
+    little_endian = fraction[:, None] >> np.array([0, 8, 16]) & 0xFF
+    return np.append(little_endian.astype(np.uint8).ravel(), np.uint8(0))
 
 
 def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Kernel]:
@@ -53,7 +73,7 @@ def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Kernel]:
     wide = not fits_int16(groups.reshape(len(groups), -1), entry)
     plan = Lookup(w, len(codes), chunks, wide)
     if plan.row_pixels > w.padding[2]:
-        yield lookup_kernel(graph, op, plan, lookup_codes(groups))
+        yield lookup_kernel(graph, op, plan, pack_indices(lookup_indices(groups)))
 
 
 def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:

@@ -17,6 +17,7 @@ from qkd.tir import Expr, Pointer, branch, call, cast, constant, evaluate, intri
 LANES = 4
 GROUP = 3
 ENTRIES = 3**GROUP
+ENTRIES_PER_FRACTION = 5
 TABLE_WORDS = 2 * ENTRIES
 TILE_CHANNELS = 4
 """Output channels whose sums are in registers; their codes are the four bytes of a word."""
@@ -84,22 +85,32 @@ class Lookup:
         return 4 * (self.sums_word + self.live_rows * self.sums_row_words)
 
     @property
-    def scratch_bytes(self) -> int:
-        """All of it; the last group may read past the last channel."""
+    def fractions(self) -> int:
+        """Packed groups of codes in flash."""
+        return -(-self.out_channels * self.window.kernel[0] * self.run // ENTRIES_PER_FRACTION)
+
+    @property
+    def codes_byte(self) -> int:
+        """Where the unpacked codes start, behind the row; the last group may read past the row's last channel."""
         return self.row_byte + -(-(self.row_pixels * self.window.channels + GROUP - 1) // 4) * 4
 
+    @property
+    def scratch_bytes(self) -> int:
+        """All of it."""
+        return self.codes_byte + self.fractions * ENTRIES_PER_FRACTION
 
-def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, codes: NDArray[np.int32]) -> Kernel:
+
+def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, packed: NDArray[np.uint8]) -> Kernel:
     """Write the kernel of a plan."""
 
-    def body(x: Pointer, codes_: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
-        writer = _Writer(graph, op, plan, x, codes_, table, y, scratch)
+    def body(x: Pointer, fractions: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
+        writer = _Writer(graph, op, plan, x, fractions, table, y, scratch)
         writer.write()
 
     variant = f"lookup_{'int32' if plan.wide else 'int16'}_{plan.chunks}"
     why = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
     inner_loop = lookup_ir(4 * TABLE_WORDS, plan.run // plan.chunks, plan.wide)
-    constants = (codes, channel_table(op.epilogue))
+    constants = (packed, channel_table(op.epilogue))
     return make_kernel(
         graph, op, body, constants, plan.scratch_bytes, variant=variant, why=why, prelude=PRELUDE + inner_loop
     )
@@ -108,7 +119,7 @@ def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, codes: NDArray[np
 class _Writer:
     """Records the kernel; holds what every part of it needs."""
 
-    def __init__(self, graph: QuantGraph, op: Conv2d, plan: Lookup, x: Pointer, codes: Pointer, table: Pointer,
+    def __init__(self, graph: QuantGraph, op: Conv2d, plan: Lookup, x: Pointer, fractions: Pointer, table: Pointer,
                  y: Pointer, scratch: Pointer) -> None:  # fmt: skip
         self.entry, self.rq = graph.values[op.input], op.epilogue
         self.pixels, self.out_pixels = (
@@ -116,13 +127,14 @@ class _Writer:
             graph.values[op.output].elements // plan.out_channels,
         )
         self.plan, self.window = plan, plan.window
-        self.x, self.codes, self.table, self.y = x, codes, table, y
+        self.x, self.fractions, self.table, self.y = x, fractions, table, y
         self.bytes, self.words = scratch, scratch.view("int32")
 
     def write(self) -> None:
         """Take padded input rows one after the other; finish an output row with its last one."""
         plan, w = self.plan, self.window
         height, step = w.kernel[0], w.stride[0]
+        self._unpack_codes()
         with rolled(plan.row_pixels * w.channels) as i:
             self.bytes[plan.row_byte + i] = self.entry.qparams.zero_point
         with rolled((w.out_height - 1) * step + height) as row:
@@ -142,13 +154,24 @@ class _Writer:
         with when(window_row.equals(0)):
             fill_words(self.words, sums, plan.sums_row_words, 0)
         with rolled(plan.out_channels // TILE_CHANNELS) as tile:
-            code = let((tile * height + window_row) * plan.run)
+            code = let((tile * height + window_row) * plan.run + plan.codes_byte // 4)
             with rolled(plan.lane_columns) as column:
                 at = let(sums + (tile * plan.lane_columns + column) * plan.tile_words)
                 first = let(column * (self.window.stride[1] * plan.groups * TABLE_WORDS))
                 self._accumulate_tile(at, code, first)
         with when(window_row.equals(height - 1)):
             self._finish_row(out_row, sums)
+
+    def _unpack_codes(self) -> None:
+        """Write the codes, byte offsets into a table, one byte each: digits of the packed fractions in base 27."""
+        with rolled(self.plan.fractions) as number:
+            fraction = load_word(self.fractions, number * 3) << 8
+            for i in range(ENTRIES_PER_FRACTION):
+                product = let(zero_extend(fraction) * ENTRIES)
+                self.bytes[number * ENTRIES_PER_FRACTION + (self.plan.codes_byte + i)] = cast(
+                    product >> 32 << 3, "int8"
+                )
+                fraction = cast(product, "int32")
 
     def _load_row(self, row: Expr) -> None:
         """Copy an input row between its margins; a row outside the input is all padding."""
@@ -193,7 +216,7 @@ class _Writer:
     def _accumulate_tile(self, at: Expr, code: Expr, first: Expr) -> None:
         part = self.plan.run // self.plan.chunks
         with rolled(self.plan.chunks) as chunk:
-            codes = self.codes.address(code + chunk * part)
+            codes = self.words.address(code + chunk * part)
             tables = self.words.address(first + chunk * (part * TABLE_WORDS))
             evaluate(call("int32", "armv7e_m_lookup", self.words.address(at), codes, tables))
 
@@ -251,3 +274,8 @@ def pack_halves(low: Expr, high: Expr) -> Expr:
 def halves(pair: Expr) -> tuple[Expr, Expr]:
     """A pair of int16 as two int32."""
     return pair << 16 >> 16, pair >> 16
+
+
+def zero_extend(value: Expr) -> Expr:
+    """An unsigned 32-bit number as int64."""
+    return cast(value, "int64") & 0xFFFFFFFF
