@@ -16,6 +16,9 @@ from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, trip_count
 from qkd.targets.kernels.generic import Window
 from qkd.tir import Expr, Operand, Pointer, branch, broadcast, constant, let, loop, nounroll
 
+UNROLLED_BYTES = 128
+"""Runs of up to so many codes are copied without a loop."""
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -60,6 +63,11 @@ class Patches:
         return (self.window.out_width - 1) * self.window.stride[1] + self.window.kernel[1]
 
     @property
+    def inside(self) -> int:
+        """Those of them that hold input; the others are padding in every row. A window may see padding only."""
+        return max(0, min(self.window.width, self.columns - self.window.padding[2]))
+
+    @property
     def scratch_bytes(self) -> int:
         """The strip in whole vectors, and what the last patch's last vector reads behind it."""
         if self.direct:
@@ -73,12 +81,14 @@ class Patches:
 
     def begin(self, strip: Pointer) -> None:
         """Fill the strip with padding; `advance` never writes the columns that are always padding."""
-        if self.columns > self._covered or self.window.padding[2]:
+        if self.columns > self.inside:
             fill(strip, constant(0), self.scratch_bytes, self.zero_point)
 
     def advance(self, x: Pointer, strip: Pointer, out_row: Expr) -> None:
         """Copy the input rows under the windows of an output row into the strip."""
         window = self.window
+        if not self.inside:
+            return
         with loop(window.kernel[0]) as i:
             row = let(out_row * window.stride[0] + i - window.padding[0])
             to = let(i * window.channels + window.padding[2] * self.column)
@@ -103,40 +113,37 @@ class Patches:
         across = self.window.stride[1] * self.window.channels
         return out_row * (self.window.stride[0] * self.window.width * self.window.channels) + pixel * across
 
-    @property
-    def _covered(self) -> int:
-        """Columns from the first that holds input to the last."""
-        return min(self.window.width, self.columns - self.window.padding[2]) + self.window.padding[2]
-
     def _each_pixel(self, body: Callable[[Expr], None]) -> None:
-        with loop(trip_count(self._covered - self.window.padding[2])) as pixel:
+        with loop(trip_count(self.inside)) as pixel:
             body(pixel)
 
 
 def copy(x: Pointer, start: Operand, to: Pointer, at: Operand, count: int) -> None:
     """Copy `count` codes in the widest pieces that fit; the addresses need no alignment."""
-    for first, lanes in pieces(count):
+    whole = count // LANES if count > UNROLLED_BYTES else 0
+    if whole:
+        with loop(trip_count(whole)) as i:
+            to[at + i * LANES] = x.load(start + i * LANES, LANES)
+    for first, lanes in _pieces(whole * LANES, count):
         to[at + first] = x.load(start + first, lanes) if lanes > 1 else x[start + first]
 
 
 def fill(to: Pointer, at: Expr, count: int, code: int) -> None:
     """Write a code `count` times."""
-    whole = count // LANES
-    if whole > 1:
+    whole = count // LANES if count > UNROLLED_BYTES else 0
+    if whole:
         with loop(whole) as i:
             nounroll()  # and no call of memset
             to[at + i * LANES] = broadcast(constant(code, "int8"), LANES)
-    rest = count - whole * LANES if whole > 1 else count
-    for first, lanes in pieces(rest):
-        value = constant(code, "int8") if lanes == 1 else broadcast(constant(code, "int8"), lanes)
-        to[at + (count - rest) + first] = value
+    for first, lanes in _pieces(whole * LANES, count):
+        to[at + first] = constant(code, "int8") if lanes == 1 else broadcast(constant(code, "int8"), lanes)
 
 
-def pieces(count: int) -> list[tuple[int, int]]:
-    """Cut `count` codes into runs of 16, 8, 4 and 1: (first, length)."""
-    found, first = [], 0
+def _pieces(first: int, end: int) -> list[tuple[int, int]]:
+    """Cut the codes from `first` on into runs of 16, 8, 4 and 1: (first, length)."""
+    found = []
     for lanes in (LANES, 8, 4, 1):
-        while count - first >= lanes:
+        while end - first >= lanes:
             found.append((first, lanes))
             first += lanes
     return found

@@ -26,6 +26,11 @@ class Planes:
         return (self.window.out_width - 1) * self.window.stride[1] + self.window.kernel[1]
 
     @property
+    def inside(self) -> int:
+        """Those of them that hold input; the others are padding in every row. A window may see padding only."""
+        return max(0, min(self.window.width, self.columns - self.window.padding[2]))
+
+    @property
     def plane(self) -> int:
         """Codes of one channel."""
         return self.columns * self.window.kernel[0]
@@ -44,12 +49,14 @@ class Planes:
 
     def begin(self, strip: Pointer) -> None:
         """Fill the strip with padding; `advance` never writes the columns that are always padding."""
-        if any(self.window.padding[2:]):
+        if self.columns > self.inside:
             fill(strip, constant(0), self.scratch_bytes, self.zero_point)
 
     def advance(self, x: Pointer, strip: Pointer, out_row: Expr) -> None:
         """Bring the input rows under the windows of an output row into the strip."""
         window = self.window
+        if not self.inside:
+            return
         with loop(window.kernel[0]) as i:
             row = let(out_row * window.stride[0] + i - window.padding[0])
             start = let(row * (window.width * window.channels))
@@ -74,7 +81,7 @@ class Planes:
         """Store the codes of each input pixel of a row into one place of every plane."""
         window = self.window
         offsets = vector([channel * self.plane for channel in range(SCATTERED)], "int16")
-        with loop(trip_count(min(window.width, self.columns - window.padding[2]))) as pixel:
+        with loop(trip_count(self.inside)) as pixel:
             at = let(to + pixel * window.kernel[0])
             if window.channels < SCATTERED:
                 for channel in range(window.channels):

@@ -1,0 +1,187 @@
+"""Cortex-M55's kernels equal the reference for every shape and width, in the emulator, and are safe where chosen."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from qkd.fixed_point import BiasAdd, Requantize, choose_requantize, requantize
+from qkd.graph import FullyConnected, QParams, QuantGraph, Value
+from qkd.targets import load_target
+from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels.armv8_1_m_mve_planes import Planes
+from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, pack_passes
+from qkd.targets.kernels.armv8_1_m_mve_results import finish_of, rescale
+from qkd.targets.kernels.generic import Window
+from qkd.targets.runners import open_runner
+from qkd.verification import verify
+from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
+from tests.stub_library import device_or_skip
+from tests.test_ladder import lowered
+
+CHANNELS = st.one_of(st.integers(1, 9), st.sampled_from([12, 15, 16, 17, 24, 31, 32, 48, 64]))
+WEIGHTS = st.sampled_from(sorted(WEIGHT_RANGES))
+ACTIVATIONS = st.sampled_from(sorted(ACTIVATION_RANGES))
+
+
+@st.composite
+def windows(draw: st.DrawFn, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """A kernel, stride and padding that leave at least one output pixel."""
+    padding = draw(st.tuples(*[st.integers(0, 2)] * 4))
+    kernel = (
+        draw(st.integers(1, min(5, height + padding[0] + padding[1]))),
+        draw(st.integers(1, min(5, width + padding[2] + padding[3]))),
+    )
+    return {"kernel": kernel, "stride": draw(st.tuples(st.integers(1, 3), st.integers(1, 3))), "padding": padding}
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> QuantGraph:
+    """A chain of every weighted operator, an add and both pools, each of a random shape and width."""
+    shape = draw(st.tuples(st.integers(1, 12), st.integers(1, 12), CHANNELS))
+    g = RandomGraph(draw(st.integers(0, 2**16)), shape, draw(ACTIVATIONS), name="chain")
+    x = g.input
+    for kind in draw(st.permutations(["conv", "depthwise", "pixel", "add", "max_pool"])):
+        height, width, channels = g.values[x].shape[1:]
+        format_of = {"weight": draw(WEIGHTS), "activation": draw(ACTIVATIONS), "extreme": draw(st.booleans())}
+        match kind:
+            case "conv":
+                x = g.conv(x, draw(CHANNELS), **draw(windows(height, width)), **format_of)
+            case "depthwise":
+                x = g.depthwise(x, **draw(windows(height, width)), **format_of)
+            case "pixel":
+                stride = draw(st.sampled_from([(1, 1), (2, 1), (2, 2)]))
+                x = g.conv(x, draw(CHANNELS), (1, 1), stride=stride, **format_of)
+            case "add":
+                x = g.add(x, g.conv(x, channels, (1, 1), **format_of), draw(ACTIVATIONS))
+            case "max_pool":
+                x = g.max_pool(x, (draw(st.integers(1, height)), draw(st.integers(1, width))), (1, 2))
+    height, width = g.values[x].shape[1:3]
+    x = g.flatten(g.average_pool(x, (draw(st.integers(1, height)), draw(st.integers(1, width)))))
+    x = g.fully_connected(x, draw(CHANNELS), draw(WEIGHTS), draw(ACTIVATIONS), draw(st.booleans()))
+    return g.build(g.fully_connected(x, draw(CHANNELS), draw(WEIGHTS)))
+
+
+@pytest.mark.device
+@settings(
+    max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)  # fmt: skip
+@given(graph=networks())
+def test_every_layer_of_a_random_network_equals_the_reference(graph: QuantGraph) -> None:
+    library = lowered(graph, device_or_skip("cortex_m55"))
+    entry = graph.values[graph.inputs[0]]
+    corners = [np.full((1, *entry.shape[1:]), code, np.int8) for code in (entry.qmin, entry.qmax)]
+    with open_runner(library) as runner:
+        proof = verify(library, np.concatenate([*corners, random_inputs(graph, 2)]), runner)
+    assert proof.differing == 0, proof.first_difference
+
+
+@pytest.mark.device
+def test_the_largest_sums_that_packed_weights_allow_are_exact() -> None:
+    graph = worst_case(149_796)
+    library = lowered(graph, device_or_skip("cortex_m55"))
+    inputs = np.stack([np.full(149_796, code, np.int8) for code in (-128, 127)])
+    with open_runner(library) as runner:
+        proof = verify(library, inputs, runner)
+    assert library.kernels[0].variant == "mve_w4_1x4"
+    assert proof.differing == 0, proof.first_difference
+
+
+def test_larger_sums_take_a_byte_a_weight() -> None:
+    (kernel,) = choose_kernels(worst_case(149_797), load_target("cortex_m55"))
+    assert kernel.variant == "mve_w8_1x4"
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("offset", "variant"), [(2**26 - 1, "mve_w4_1x4"), (2**26, "mve_w8_1x4")])
+def test_an_offset_without_room_for_the_factor_of_packing_takes_a_byte_a_weight(offset: int, variant: str) -> None:
+    epilogue = Requantize((2**30, -(2**30)), (offset, -offset), 0, 16, -128, 127)
+    graph = worst_case(48, epilogue)
+    library = lowered(graph, device_or_skip("cortex_m55"))
+    with open_runner(library) as runner:
+        proof = verify(library, random_inputs(graph, 5), runner)
+    assert library.kernels[0].variant == variant
+    assert proof.differing == 0, proof.first_difference
+
+
+def worst_case(taps: int, epilogue: Requantize | BiasAdd = BiasAdd((-5, 9), 3)) -> QuantGraph:  # noqa: B008, it is frozen
+    """One layer whose weights all have the largest magnitude: 128 * 7 * 16 * 149,797 is the first to leave int32."""
+    data = np.full((2, taps), 7, np.int8) * np.array([[1], [-1]], np.int8)
+    values = [
+        Value("x", (1, taps), "int8", QParams((1.0,)), -128, 127),
+        Value("w", (2, taps), "int8", QParams((1.0, 1.0)), -7, 7, data),
+        Value("y", (1, 2), "int32", QParams((1.0,)), -(2**31), 2**31 - 1),
+    ]
+    if isinstance(epilogue, Requantize):
+        values[2] = Value("y", (1, 2), "int8", QParams((1.0,)), -128, 127)
+    op = FullyConnected("fc", "x", "w", "y", epilogue)
+    return QuantGraph("worst", {value.name: value for value in values}, (op,), ("x",), ("y",))
+
+
+def test_no_layer_of_a_residual_network_falls_back_to_the_generic_kernels() -> None:
+    kernels = choose_kernels(residual_graph(), load_target("cortex_m55"))
+    assert [kernel.variant for kernel in kernels if not kernel.variant.startswith("mve_")] == []
+
+
+@given(
+    bits=st.sampled_from([2, 4, 8]), width=st.sampled_from([2, 4]), channels=st.integers(1, 9), k=st.integers(1, 200)
+)
+def test_packing_keeps_every_weight_in_its_field(bits: int, width: int, channels: int, k: int) -> None:
+    layout = PassLayout(bits, width, -(-k // 16))
+    rows = np.random.default_rng(k).integers(-(1 << (bits - 1)), 1 << (bits - 1), (channels, k))
+    packed = pack_passes(rows, layout)
+    assert packed.shape == (-(-channels // 4) * 4 // width, layout.size_bytes)
+    assert unpacked(packed, layout)[:channels, :k].tolist() == rows.tolist()
+
+
+def unpacked(packed: np.ndarray, layout: PassLayout) -> np.ndarray:
+    """Undo `pack_passes` one code at a time, by the words of its docstring."""
+    rows = np.zeros((len(packed) * layout.width, layout.vectors * 16), np.int64)
+    for number, parts in enumerate(packed.reshape(len(packed), -1, 16)):
+        for channel in range(layout.width):
+            for vector in range(layout.vectors):
+                block, field = divmod(vector, layout.fields)
+                word = block * layout.width + channel
+                if block == layout.blocks:
+                    place = field * layout.width + channel
+                    word, field = layout.blocks * layout.width + place // layout.fields, place % layout.fields
+                shift = 8 - layout.bits * (field + 1)
+                codes = (parts[word].astype(np.int64) << shift + 56) >> 64 - layout.bits
+                rows[number * layout.width + channel, vector * 16 : vector * 16 + 16] = codes
+    return rows
+
+
+@given(
+    scale=st.floats(1e-6, 2.0), bias=st.floats(-300, 300), bound=st.integers(1, 2**22),
+    scale_bits=st.sampled_from([0, 4, 6]), seed=st.integers(0, 2**16),
+)  # fmt: skip
+def test_folding_the_factor_of_packing_changes_no_code(
+    scale: float, bias: float, bound: int, scale_bits: int, seed: int
+) -> None:
+    rq = choose_requantize(np.array([scale / bound * 100]), np.array([bias]), bound, 3, -128, 127)
+    folded = rescale(rq, 1, bound, scale_bits)
+    if folded is None:
+        assert bound << scale_bits >= 2**31 or abs(rq.offset[0]) << scale_bits >= 2**30
+        return
+    acc = np.random.default_rng(seed).integers(-bound, bound + 1, 200)
+    multiplier, offset = folded.table[0, :, 0].astype(np.int64)
+    shifted = (acc << scale_bits + folded.pre_shift) * multiplier >> 32
+    codes = np.clip((shifted + offset) >> folded.shift, folded.qmin, folded.qmax)
+    expected = requantize(acc, rq, np.array(rq.multiplier[0]), np.array(rq.offset[0]))
+    assert np.abs(acc << scale_bits + folded.pre_shift).max() < 2**31
+    assert codes.tolist() == expected.tolist()
+
+
+def test_a_factor_that_could_leave_int32_is_refused() -> None:
+    rq = Requantize((2**30,), (2**26,), 0, 16, -128, 127)
+    assert rescale(rq, 1, 2**25 - 1, 4) is None  # the offset, 2**26 << 4
+    assert rescale(Requantize((2**30,), (5,), 0, 16, -128, 127), 1, 2**27, 4) is None  # the accumulator
+    assert rescale(Requantize((2**30,), (5,), 0, 16, -128, 127), 1, 2**27 - 1, 4) is not None
+    assert finish_of(BiasAdd((0,), 0), 1, 2**27, 4) is None
+    assert finish_of(BiasAdd((0,), 0), 1, 2**27 - 1, 4) is not None
+
+
+def test_rows_too_wide_for_the_offsets_of_a_scatter_are_left_to_the_generic_kernel() -> None:
+    assert Planes(Window(3, 1000, 8, 1, 998, (3, 3), (1, 1), (0, 0, 0, 0)), 0).can_scatter
+    assert not Planes(Window(3, 2000, 8, 1, 1998, (3, 3), (1, 1), (0, 0, 0, 0)), 0).can_scatter
