@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from qkd.graph import Add, AveragePool2d, Conv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv8_a_direct, armv8_a_dot_lanes, armv8_a_winograd
+from qkd.targets.kernels import armv8_a_direct, armv8_a_dot_lanes, armv8_a_sdot, armv8_a_winograd
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported
 
@@ -13,15 +13,21 @@ from qkd.targets.kernels.armv8_a_requantize import is_supported
 def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     """Kernels of an operator, best first; nothing where only the generic kernel is right."""
     match op:
-        case Conv2d() if is_supported(op.epilogue):
-            yield from armv8_a_winograd.candidates(graph, op)
-            yield from armv8_a_direct.candidates(graph, op)
-            yield from armv8_a_dot_lanes.candidates(graph, op)
-        case FullyConnected() if is_supported(op.epilogue):
-            yield from armv8_a_dot_lanes.candidates(graph, op)
+        case Conv2d() | FullyConnected() if is_supported(op.epilogue):
+            if target.instruction_set == "armv8.0-a":
+                yield from _armv8_0(graph, op)
+            else:
+                yield from armv8_a_sdot.candidates(graph, op)
         case Add() if is_supported(op.epilogue):
             yield from add_candidates(graph, op)
         case AveragePool2d() if is_supported(op.epilogue):
             yield from pool_candidates(graph, op)
         case MaxPool2d():
             yield from pool_candidates(graph, op)
+
+
+def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterable[Kernel]:
+    if isinstance(op, Conv2d):
+        yield from armv8_a_winograd.candidates(graph, op)
+        yield from armv8_a_direct.candidates(graph, op)
+    yield from armv8_a_dot_lanes.candidates(graph, op)

@@ -10,14 +10,14 @@ from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, block_channels, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
 from qkd.targets.kernels.armv8_a_chains import largest_divisor, sum_fits_int16
-from qkd.targets.kernels.armv8_a_neon import forget_loads, hidden_address
+from qkd.targets.kernels.armv8_a_neon import forget_loads, hidden_address, hide
 from qkd.targets.kernels.armv8_a_patches import Patches, patches_of, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks, pack_vectors, unpack, unpacked_bytes
 from qkd.targets.kernels.generic import window_of
 from qkd.tir import Expr, Pointer, constant, high_half, let, loop, low_half, minimum, nounroll, widen
 
-UNROLLED_STEPS = 12
+UNROLLED_STEPS = 8  # of 32 channels: their weights are within the reach of LDP
 
 
 def candidates(graph: QuantGraph, op: Conv2d) -> Iterable[Kernel]:
@@ -72,7 +72,7 @@ def _accumulate(
         segment, rest = part // parts, part % parts
         place = segment * patches.segment_stride + rest * (steps * DEPTH) + at
         addresses = [hidden_address(memory, place + i * patches.pixel_stride) for i in range(pixels)]
-        sums.add(addresses, 1, weights, let(part * (steps * DEPTH * sums.block) + start), steps)
+        sums.add(addresses, 1, weights, hide(part * (steps * DEPTH * sums.block) + start), steps)
 
     visit(constant(0))
     with loop(patches.segments * parts - 1) as part:

@@ -96,6 +96,12 @@ def sdot(acc: Expr, a: Expr, b: Expr) -> Expr:
     return intrinsic("int32x4", "llvm.aarch64.neon.sdot", acc, a, b)
 
 
+def sdot_by_element(acc: Expr, a: Expr, b: Expr, word: int) -> Expr:
+    """SDOT with one word of `b`, four int8, for every lane."""
+    words = shuffle((reinterpret(b, "int32x4"),), (word,) * 4)
+    return sdot(acc, a, reinterpret(words, "int8x16"))
+
+
 def smmla(acc: Expr, a: Expr, b: Expr) -> Expr:
     """SMMLA: a 2x2 matrix of int32 plus `a`, 2x8 int8, times the transpose of `b`, 2x8 (Armv8.6 i8mm)."""
     return intrinsic("int32x4", "llvm.aarch64.neon.smmla", acc, a, b)
