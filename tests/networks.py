@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
 from qkd.bits import Bits
+from qkd.datasets import Dataset, Split
+from qkd.recipe import TrainSpec
+from qkd.state import TrainState
 from qkd.student import QuantStudent, calibrate, image_batch, prepare
 
 SHAPE = (13, 11, 3)
@@ -62,3 +65,41 @@ def small_student(bits: str = "W4A8", seed: int = 0) -> QuantStudent:
     student = prepare(scramble(Everything(), seed).eval(), Bits.parse(bits), SHAPE)
     calibrate(student, image_batch(random_pixels(SHAPE, 32, seed)))
     return student
+
+
+TINY = (6, 6, 1)
+"""(H, W, C) of the images that `tiny_state` trains on."""
+
+
+def tiny_data(seed: int = 0, count: int = 96) -> Dataset:
+    """Three classes of 6x6 images that a small network can tell apart."""
+    rng = np.random.default_rng(seed)
+    prototypes = rng.integers(40, 215, (3, *TINY))
+
+    def split(size: int) -> Split:
+        labels = rng.integers(0, 3, size)
+        noise = rng.integers(-40, 41, (size, *TINY))
+        return Split((prototypes[labels] + noise).clip(0, 255).astype(np.uint8), labels.astype(np.int64))
+
+    return Dataset("tiny", split(count), split(48), split(48), 3, crop_padding=1, flip=False)
+
+
+def tiny_network(width: int = 4) -> nn.Module:
+    """A convolution and a classifier for `tiny_data`."""
+    conv = nn.Conv2d(1, width, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 3))
+
+
+def tiny_state(seed: int = 0, bits: str = "W4A8", **settings: int | float) -> TrainState:
+    """Untrained networks on `tiny_data`."""
+    torch.manual_seed(seed)
+    spec = TrainSpec.model_validate({"seed": seed, "batch_size": 32, "threads": 1} | settings)
+    return TrainState(tiny_data(), spec, Bits.parse(bits), tiny_network(8), tiny_network())
+
+
+def same_weights(first: nn.Module | None, second: nn.Module | None) -> bool:
+    """Whether two networks hold the same bits, statistics included."""
+    if first is None or second is None:
+        return first is second
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,189 @@
+"""The training passes: what each changes and leaves alone, their order, and how a recipe names them."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qkd.datasets import Split
+from qkd.errors import RecipeError
+from qkd.evaluation import top1
+from qkd.passes import TRAIN_PASSES, build_train_passes
+from qkd.passes.co_study import CoStudy
+from qkd.passes.pretrain import Pretrain
+from qkd.passes.quantize import Quantize
+from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
+from qkd.passes.self_study import Qat, SelfStudy
+from qkd.passes.tutoring import Distill, Tutoring
+from qkd.pipeline import Pass, check_order, run_passes
+from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
+from qkd.training_run import check_passes
+from tests.networks import same_weights, tiny_state
+
+QUANTIZED_PASSES: list[Pass[TrainState]] = [
+    SelfStudy(1), Qat(1), CoStudy(1), Tutoring(1), Distill(1), ReEstimateBatchNorm(2)
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ready() -> TrainState:
+    """Teacher and student trained, student quantized."""
+    state = Pretrain("student", 3)(Pretrain("teacher", 3)(tiny_state()))
+    return Quantize(calibration_images=32, norm_batches=2)(state)
+
+
+def snapshot(state: TrainState) -> dict[str, Any]:
+    networks = {"teacher": state.teacher, "student": state.student, "quantized": state.quantized}
+    return {f"{r} {k}": v.clone() for r, n in networks.items() if n is not None for k, v in n.state_dict().items()}
+
+
+@pytest.mark.parametrize("step", QUANTIZED_PASSES, ids=lambda step: step.name)
+def test_a_pass_returns_a_new_state_and_leaves_the_old_one_alone(ready: TrainState, step: Pass[TrainState]) -> None:
+    state = SelfStudy(1)(ready)
+    before = snapshot(state)
+    after = step(state)
+    assert not same_weights(after.quantized, state.quantized)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(state).items())
+    assert [fact.name for fact in after.passes] == ["pretrain", "pretrain", "quantize", "self_study", step.name]
+    assert all(ensured(after) is None for ensured in step.ensures)
+
+
+@pytest.mark.parametrize("step", [SelfStudy(1), Tutoring(1), Distill(1)], ids=lambda step: step.name)
+def test_the_teacher_is_untouched_by_all_but_co_study(ready: TrainState, step: Pass[TrainState]) -> None:
+    after = step(ready)
+    assert same_weights(after.teacher, ready.teacher)
+    assert same_weights(after.student, ready.student)
+    assert ready.teacher.training == after.teacher.training
+
+
+def test_co_study_trains_the_teacher_too(ready: TrainState) -> None:
+    after = CoStudy(1, keep_best_teacher=False)(ready)
+    assert not same_weights(after.teacher, ready.teacher)
+    assert after.history[-1].teacher_top1 is not None
+
+
+def test_both_networks_get_the_others_response(ready: TrainState) -> None:
+    plain = CoStudy(1, weight=0.0, teacher_weight=0.0, keep_best_teacher=False)(ready)
+    to_student = CoStudy(1, weight=1.0, teacher_weight=0.0, keep_best_teacher=False)(ready)
+    to_teacher = CoStudy(1, weight=0.0, teacher_weight=1.0, keep_best_teacher=False)(ready)
+    assert same_weights(plain.teacher, to_student.teacher)
+    assert same_weights(plain.quantized, to_teacher.quantized)
+    assert not same_weights(plain.quantized, to_student.quantized)
+    assert not same_weights(plain.teacher, to_teacher.teacher)
+
+
+def test_co_study_without_responses_is_self_study(ready: TrainState) -> None:
+    alone = CoStudy(2, weight=0.0, teacher_weight=0.0)(ready)
+    torch.testing.assert_close(
+        alone.student_to_train().state_dict(), SelfStudy(2)(ready).student_to_train().state_dict(), rtol=0, atol=1e-6
+    )
+
+
+def test_co_study_with_a_teacher_that_cannot_move_is_tutoring(ready: TrainState) -> None:
+    still = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))  # no statistics that train mode would update
+    state = replace(ready, teacher=still)
+    together, under = CoStudy(2, teacher_learning_rate=0.0)(state), Tutoring(2)(state)
+    assert same_weights(together.teacher, still)
+    torch.testing.assert_close(
+        together.student_to_train().state_dict(), under.student_to_train().state_dict(), rtol=0, atol=1e-6
+    )
+
+
+def test_the_best_teacher_is_kept_when_co_study_ruins_it(ready: TrainState) -> None:
+    rng = np.random.default_rng(0)
+    wrong = Split(ready.data.train.images, rng.permutation(ready.data.train.labels))
+    state = replace(ready, data=replace(ready.data, train=wrong))
+    options = {"epochs": 3, "teacher_learning_rate": 0.5}
+    kept, ruined = CoStudy(**options)(state), CoStudy(**options, keep_best_teacher=False)(state)  # type: ignore[arg-type]
+    before, validation = top1(ready.teacher, ready.data.validation), ready.data.validation
+    assert top1(ruined.teacher, validation) < before
+    assert top1(kept.teacher, validation) >= before
+
+
+def test_qat_is_self_study_and_distill_is_convex_tutoring(ready: TrainState) -> None:
+    assert same_weights(Qat(1)(ready).quantized, SelfStudy(1)(ready).quantized)
+    convex = Tutoring(1, weight=0.7, form="convex")(ready)
+    assert same_weights(Distill(1)(ready).quantized, convex.quantized)
+
+
+def test_quantizing_starts_close_to_the_float_student() -> None:
+    state = Quantize(calibration_images=64, norm_batches=3)(Pretrain("student", 8)(tiny_state(bits="W8A8")))
+    reached = state.passes[-1].validation_top1
+    assert reached is not None
+    assert reached >= top1(state.student, state.data.validation) - 5
+
+
+def test_the_rules_tell_what_is_missing() -> None:
+    fresh = tiny_state()
+    assert teacher_is_trained(fresh) == "no pass has trained the teacher"
+    assert student_is_quantized(fresh) == "no pass has quantized the student"
+    trained = Pretrain("student", 1)(fresh)
+    assert student_is_trained(trained) is None
+    with torch.no_grad():
+        next(trained.student.parameters()).fill_(torch.nan)
+    assert "NaN" in (student_is_trained(trained) or "")
+
+
+@pytest.mark.parametrize(
+    ("passes", "message"),
+    [
+        ([Quantize()], "pass 1 'quantize'.*The float student has been trained"),
+        ([Pretrain("teacher", 1), SelfStudy(1)], "'self_study'.*student is quantized"),
+        ([Pretrain("student", 1), Quantize(), Tutoring(1)], "'tutoring'.*teacher has been trained"),
+    ],
+)
+def test_a_wrong_order_is_refused_before_the_first_epoch(passes: list[Pass[TrainState]], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_order(passes)
+
+
+def test_a_recipe_that_quantizes_nothing_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no pass quantizes the student"):
+        check_passes([Pretrain("student", 1)])
+
+
+def test_the_whole_of_qkd_runs_in_order() -> None:
+    passes = build_train_passes([
+        {"name": "pretrain", "network": "teacher", "epochs": 1},
+        {"name": "pretrain", "network": "student", "epochs": 1},
+        {"name": "quantize", "calibration_images": 32},
+        {"name": "self_study", "epochs": 1},
+        {"name": "co_study", "epochs": 1},
+        {"name": "tutoring", "epochs": 1},
+        {"name": "re_estimate_batch_norm"},
+    ])  # fmt: skip
+    check_passes(passes)
+    state = run_passes(passes, tiny_state())
+    assert [point.pass_name for point in state.history] == [
+        "pretrain",
+        "pretrain",
+        "self_study",
+        "co_study",
+        "tutoring",
+    ]
+    assert student_is_quantized(state) is None
+
+
+def test_all_faults_of_a_recipes_passes_are_reported_together() -> None:
+    tables = [
+        {"name": "pretrain", "network": "nobody", "epochs": 0},
+        {"name": "tutor"},
+        {"name": "qat", "epochs": 1.5, "temperature": 2},
+    ]
+    with pytest.raises(RecipeError) as caught:
+        build_train_passes(tables)
+    for part in (
+        "passes[0] (pretrain).network", "passes[0] (pretrain).epochs",
+        "passes[1].name is 'tutor'; known passes: pretrain", "passes[2] (qat).epochs", "passes[2] (qat).temperature",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+
+
+def test_names_of_passes_are_unique_and_lower_case() -> None:
+    names = [kind.name for kind in TRAIN_PASSES]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in names)

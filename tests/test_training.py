@@ -1,0 +1,190 @@
+"""The training loop: schedule, parameter groups, determinism, resuming, divergence, batch norm statistics."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from qkd.checkpoint import CHECKPOINT
+from qkd.errors import RecipeError, ToolError
+from qkd.evaluation import evaluate
+from qkd.freeze import freeze
+from qkd.norm_statistics import re_estimate
+from qkd.passes.co_study import CoStudy
+from qkd.passes.pretrain import Pretrain
+from qkd.passes.quantize import Quantize
+from qkd.passes.self_study import SelfStudy
+from qkd.progress import Advance, Silent
+from qkd.state import Session, TrainState
+from qkd.student import image_batch
+from qkd.training import Learner, one_cycle, parameter_groups
+from tests.networks import same_weights, small_student, tiny_network, tiny_state
+
+TEACHER, STUDENT = Pretrain("teacher", epochs=2), Pretrain("student", epochs=3)
+
+
+def quantized_state(**settings: int | float) -> TrainState:
+    return Quantize(calibration_images=32, norm_batches=2)(STUDENT(TEACHER(tiny_state(**settings))))
+
+
+class Interrupts(Silent):
+    """Raises KeyboardInterrupt at the n-th step of a bar."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    @contextmanager
+    def task(self, title: str, total: int) -> Iterator[Advance]:
+        def advance(amount: int = 1, note: str = "") -> None:
+            if note:
+                self.left -= 1
+                if self.left == 0:
+                    raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    assert [one_cycle(p, 0.2) for p in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert one_cycle(0.0, 0.0) == 1
+
+
+def test_every_parameter_is_in_one_group_and_steps_have_their_own_rate() -> None:
+    student = small_student()
+    groups = parameter_groups({"quantized": Learner(student, 0.1, 0.05)}, weight_decay=1e-3)
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in student.parameters())
+    weights, plain, steps = groups
+    assert (weights["peak"], weights["weight_decay"]) == (0.1, 1e-3)
+    assert (plain["peak"], plain["weight_decay"]) == (0.1, 0.0)
+    assert (steps["peak"], steps["weight_decay"]) == (pytest.approx(0.005), 0.0)
+    assert len(steps["params"]) == len(student.steps())
+
+
+def test_a_frozen_parameter_is_in_no_group() -> None:
+    network = tiny_network()
+    frozen = network[0].weight.requires_grad_(False)  # type: ignore[index,union-attr,operator]
+    groups = parameter_groups({"teacher": Learner(network, 0.1)}, 0.0)
+    assert all(p is not frozen for group in groups for p in group["params"])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first, second, other = (STUDENT(tiny_state(seed)) for seed in (1, 1, 2))
+    assert same_weights(first.student, second.student)
+    assert first.history == second.history
+    assert not same_weights(first.student, other.student)
+
+
+def test_the_global_generator_does_not_matter_and_is_left_alone() -> None:
+    def with_dropout() -> TrainState:
+        state = tiny_state()
+        return replace(state, student=nn.Sequential(nn.Dropout2d(0.5), state.student))
+
+    torch.manual_seed(1)
+    first = STUDENT(with_dropout())
+    torch.manual_seed(2)
+    second = STUDENT(with_dropout())
+    torch.manual_seed(0)  # as tiny_state sets it
+    tiny_network(8), tiny_network()
+    expected = torch.rand(1)
+    with_dropout()
+    assert torch.equal(torch.rand(1), expected)
+    assert same_weights(first.student, second.student)
+
+
+def test_training_helps() -> None:
+    history = Pretrain("student", epochs=8)(tiny_state()).history
+    assert history[-1].loss < 0.7 * history[0].loss
+    assert history[-1].validation_top1 is not None
+    assert history[-1].validation_top1 > 80
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 7, 9])
+def test_an_interrupted_pass_goes_on_to_the_same_weights(tmp_path: Path, steps: int) -> None:
+    whole = CoStudy(epochs=3)(quantized_state())
+    state = quantized_state()
+    folders = tuple(tmp_path / str(i) for i in range(4))
+    with pytest.raises(KeyboardInterrupt):
+        CoStudy(epochs=3)(replace(state, session=Session(folders, Interrupts(steps))))
+    resumed = CoStudy(epochs=3)(replace(state, session=Session(folders)))
+    assert same_weights(resumed.quantized, whole.quantized)
+    assert same_weights(resumed.teacher, whole.teacher)
+    assert resumed.history == whole.history
+
+
+def test_a_checkpoint_of_another_architecture_names_the_tensor(tmp_path: Path) -> None:
+    folders = (tmp_path,)
+    state = replace(tiny_state(), session=Session(folders, Interrupts(4)))
+    with pytest.raises(KeyboardInterrupt):
+        STUDENT(state)
+    assert (tmp_path / CHECKPOINT).exists()
+    wider = replace(tiny_state(), student=tiny_network(6), session=Session(folders))
+    with pytest.raises(
+        RecipeError, match=r"another architecture: 0\.weight is \(4, 1, 3, 3\) there and \(6, 1, 3, 3\)"
+    ):
+        STUDENT(wider)
+
+
+def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
+    with pytest.raises(RecipeError, match="delete its folder"):
+        STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
+
+
+def test_a_full_disk_stops_with_an_error_and_keeps_the_previous_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = replace(tiny_state(), session=Session((tmp_path,), Interrupts(4)))
+    with pytest.raises(KeyboardInterrupt):
+        STUDENT(state)
+    before = (tmp_path / CHECKPOINT).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ToolError, match="disk is full"):
+        STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_divergence_stops_with_the_step_the_pass_and_the_rate() -> None:
+    with pytest.raises(RecipeError, match=r"'pretrain' diverged in step \d+ of epoch \d.*student 1e\+30"):
+        Pretrain("student", epochs=3, learning_rate=1e30)(tiny_state())
+
+
+def test_a_batch_larger_than_the_data_is_one_batch() -> None:
+    assert len(STUDENT(tiny_state(batch_size=5000)).history) == 3
+
+
+def test_exact_mode_and_the_integer_graph_choose_the_same_classes() -> None:
+    state = SelfStudy(epochs=2)(quantized_state())
+    quantized = state.student_to_train()
+    scores = evaluate(state.student, quantized, freeze(quantized, "tiny"), state.data.test)
+    assert scores.agreement_exact == 100
+    assert scores.top1_exact == scores.top1_integer
+    assert scores.agreement > 90
+
+
+def test_re_estimated_statistics_are_those_of_the_data_and_forget_the_old_ones() -> None:
+    state, network = tiny_state(), tiny_network()
+    norm = network[1]  # type: ignore[index]
+    norm.running_mean.fill_(100)  # type: ignore[union-attr,operator]
+    with torch.no_grad():
+        outputs = network[0](image_batch(state.data.train.images))  # type: ignore[index,operator]
+    re_estimate(network.eval(), state.data.train, batches=3, batch_size=32)
+    torch.testing.assert_close(norm.running_mean, outputs.mean((0, 2, 3)))
+    assert norm.momentum == 0.1
+    assert not network.training
+    assert not norm.training
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile uses parts of torch that are
+def test_compiled_training_learns_what_eager_training_learns() -> None:
+    eager, compiled = (Pretrain("student", epochs=1)(tiny_state(compile=value)) for value in (False, True))
+    assert compiled.history[0].loss == pytest.approx(eager.history[0].loss, rel=1e-4)
