@@ -17,6 +17,7 @@ _NAMES = (
     "cortex_a53",
     "cortex_a72",
     "cortex_a76",
+    "armv8_6_i8mm",
     "cortex_m4",
     "cortex_m7",
     "cortex_m33",

@@ -34,7 +34,7 @@ def test_aarch64_devices_keep_llvm_from_guessing_sve() -> None:
 
 
 def test_only_the_a76_has_the_dot_product() -> None:
-    assert [n for n in target_names() if "+dotprod" in load_target(n).mattr] == ["cortex_a76"]
+    assert [n for n in target_names() if "+dotprod" in load_target(n).mattr] == ["cortex_a76", "armv8_6_i8mm"]
 
 
 def test_an_unknown_device_is_named_with_the_known_ones() -> None:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from qkd.graph import Add, AveragePool2d, Conv2d, FullyConnected, MaxPool2d, Op, QuantGraph
+from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv8_a_direct, armv8_a_dot_lanes, armv8_a_sdot, armv8_a_winograd
+from qkd.targets.kernels import armv8_a_depthwise, armv8_a_direct, armv8_a_dot_lanes, armv8_a_sdot, armv8_a_smmla, armv8_a_winograd
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported
 
@@ -17,7 +17,11 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
             if target.instruction_set == "armv8.0-a":
                 yield from _armv8_0(graph, op)
             else:
+                if target.instruction_set == "armv8.6-a.i8mm" and isinstance(op, Conv2d):
+                    yield from armv8_a_smmla.candidates(graph, op)
                 yield from armv8_a_sdot.candidates(graph, op)
+        case DepthwiseConv2d() if is_supported(op.epilogue):
+            yield from armv8_a_depthwise.candidates(graph, op)
         case Add() if is_supported(op.epilogue):
             yield from add_candidates(graph, op)
         case AveragePool2d() if is_supported(op.epilogue):

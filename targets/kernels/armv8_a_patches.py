@@ -16,6 +16,7 @@ from qkd.targets.kernels.generic import Window
 from qkd.tir import Expr, Operand, Pointer, constant, let, loop, minimum
 
 VECTOR_BYTES = 16
+MOST_TAPS = 5  # that a kernel unrolls
 GATHER_GAIN = 0.9  # gather where it saves a tenth of the multiply-accumulates
 
 
@@ -51,6 +52,13 @@ class Patches:
     def scratch_bytes(self) -> int:
         """Workspace of `prepare`."""
         return self.padded_bytes + self.gathered_bytes
+
+    def side_by_side(self) -> tuple[int, int]:
+        """How a segment's chunks divide into the taps of a row, and the chunks of one tap's channels."""
+        chunks = self.segment_bytes // VECTOR_BYTES
+        taps = self.window.kernel[1]
+        whole = self.window.channels % VECTOR_BYTES == 0 and taps <= MOST_TAPS and not self.gathered_bytes
+        return (taps, chunks // taps) if whole else (1, chunks)
 
     def arrange(self, weight: NDArray[np.int64]) -> NDArray[np.int8]:
         """OHWI weights in the order of a patch's bytes: (O, taps)."""
