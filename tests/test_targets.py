@@ -33,7 +33,7 @@ def test_aarch64_devices_keep_llvm_from_guessing_sve() -> None:
     assert all("-sve" in load_target(n).mattr for n in target_names() if load_target(n).kind == "aarch64")
 
 
-def test_only_the_a76_has_the_dot_product() -> None:
+def test_the_a76_and_i8mm_have_the_dot_product() -> None:
     assert [n for n in target_names() if "+dotprod" in load_target(n).mattr] == ["cortex_a76", "armv8_6_i8mm"]
 
 
