@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from qkd.targets.kernels.armv7e_m_weights import sign_extend_bytes
 from qkd.targets.kernels.generic import Window
-from qkd.tir import Expr, Operand, Pointer, branch, call, constant, let, loop, nounroll, when
+from qkd.tir import Expr, Operand, Pointer, branch, call, constant, let, loop, nounroll, when, widen
 
 PRELUDE = """
 define i32 @armv7e_m_load_unaligned(ptr %address) {
@@ -45,6 +45,18 @@ def store_quads(codes: Pointer, start: Expr, words: Pointer, at: Expr, quads: in
                 words[at + block * (2 * unroll) + (2 * i + odd)] = sign_extend_bytes(word, odd)
 
 
+def store_pixels(codes: Pointer, start: Expr, words: Pointer, at: Expr, pixels: int, channels: int) -> None:
+    """Expand pixels whose channels are no multiple of 4; no code beyond a pixel is read."""
+    quads = -(-channels // 4)
+    with rolled(pixels) as pixel:
+        first, place = let(start + pixel * channels), let(at + pixel * (2 * quads))
+        for low in (4 * quad + odd for quad in range(quads) for odd in range(2)):
+            pair = widen(codes[first + low]) & 0xFFFF if low < channels else constant(0)
+            if low + 2 < channels:
+                pair = pair | widen(codes[first + low + 2]) << 16
+            words[place + (low // 4 * 2 + low % 2)] = pair
+
+
 def fill_words(words: Pointer, at: Expr, count: int, pair: int) -> None:
     """Write one word `count` times."""
     unroll = next(u for u in (8, 6, 4, 2, 1) if count % u == 0)
@@ -61,7 +73,7 @@ def code_pair(code: int) -> int:
 
 @dataclass(frozen=True)
 class Rows:
-    """A ring of expanded, padded input rows; channels a multiple of 4."""
+    """A ring of expanded, padded input rows; channels are filled up to a multiple of 4 with whatever."""
 
     window: Window
     zero_point: int
@@ -69,7 +81,12 @@ class Rows:
     @property
     def pixel_words(self) -> int:
         """Words of one input pixel."""
-        return self.window.channels // 2
+        return 2 * self.pixel_quads
+
+    @property
+    def pixel_quads(self) -> int:
+        """Quads of channels of one pixel."""
+        return -(-self.window.channels // 4)
 
     @property
     def row_pixels(self) -> int:
@@ -111,7 +128,11 @@ class Rows:
         first = let(slot + left * self.pixel_words)
 
         def copy() -> None:
-            store_quads(codes, let(row * (w.width * w.channels)), words, first, pixels * w.channels // 4)
+            source = let(row * (w.width * w.channels))
+            if w.channels % 4 == 0:
+                store_quads(codes, source, words, first, pixels * self.pixel_quads)
+            else:
+                store_pixels(codes, source, words, first, pixels, w.channels)
 
         def fill() -> None:
             fill_words(words, first, pixels * self.pixel_words, code_pair(self.zero_point))

@@ -1,6 +1,7 @@
 """Kernels of convolutions and fully connected layers for the DSP extension: activations, tile and epilogue together."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -10,23 +11,34 @@ from numpy.typing import NDArray
 from qkd.graph import Conv2d, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, Columns, Rows, rolled
-from qkd.targets.kernels.armv7e_m_gemm import Accumulators, Product, Tile, tile_start
+from qkd.targets.kernels.armv7e_m_candidate import Candidate
+from qkd.targets.kernels.armv7e_m_cost import smlad_cycles
+from qkd.targets.kernels.armv7e_m_gemm import Product, Tile, tile_start
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
 from qkd.targets.kernels.bounds import fits_int32
 from qkd.targets.kernels.epilogue import channel_table, finish
 from qkd.targets.kernels.generic import Window, make_kernel, window_of
-from qkd.tir import Expr, Pointer, Register, cast, constant, let, opaque
+from qkd.tir import Expr, Operand, Pointer, array, cast, constant, let, opaque
+
+TILES = ((2, 2), (1, 4), (2, 1), (1, 1))
+"""Output pixels and channels."""
+QUADS = (1, 2, 3, 4, 6)
+"""Quads of input channels per turn of the inner loop."""
 
 Matrix = Conv2d | FullyConnected
 
 
-def padded_rows(codes: NDArray[np.int64], quads: int) -> NDArray[np.int64]:
-    """Weights (O, KH, KW, C) as (O, K): zeros fill each window row up to whole quads, and the end up to `quads`."""
-    channels, height = codes.shape[:2]
-    runs = codes.reshape(channels, height, -1)
-    runs = np.pad(runs, ((0, 0), (0, 0), (0, -runs.shape[2] % 4)))
-    rows = runs.reshape(channels, -1)
-    return np.pad(rows, ((0, 0), (0, 4 * quads - rows.shape[1])))
+def padded_rows(codes: NDArray[np.int64], activations: Rows | Columns) -> NDArray[np.int64]:
+    """Weights (O, KH, KW, C) as (O, K) with zeros where `activations` fill up to whole quads.
+
+    `Rows` fill the channels of each pixel, `Columns` each row of the window and the end of the column.
+    """
+    out, height, _, channels = codes.shape
+    if isinstance(activations, Rows):
+        return np.pad(codes, ((0, 0), (0, 0), (0, 0), (0, -channels % 4))).reshape(out, -1)
+    runs = codes.reshape(out, height, -1)
+    rows = np.pad(runs, ((0, 0), (0, 0), (0, -runs.shape[2] % 4))).reshape(out, -1)
+    return np.pad(rows, ((0, 0), (0, 4 * activations.quads - rows.shape[1])))
 
 
 @dataclass(frozen=True)
@@ -46,24 +58,21 @@ class Plan:
         return f"smlad_{layout}_w{self.weights.bits}{unsigned}_{self.tile}"
 
     @property
-    def quads(self) -> int:
-        """Quads of a channel's weights."""
-        if isinstance(self.activations, Columns):
-            return self.activations.quads
-        return self.window.kernel[0] * self.window.kernel[1] * self.window.channels // 4
-
-    def product(self, scratch: Pointer, column: Expr | None) -> Product:
-        """The inner product; `column` is the output column of a tile of `Rows`."""
+    def product(self) -> Product:
+        """The inner product: one run for a column, one a window row for rows."""
         a = self.activations
         if isinstance(a, Columns):
-            return Product(self.tile, self.weights, 1, a.quads, a.column_words, lambda segment: constant(0))
-        pixel = self.window.stride[1] * a.pixel_words
-        segments = self.window.kernel[0]
+            return Product(self.tile, self.weights, 1, a.quads, a.column_words)
+        height, width = self.window.kernel
+        return Product(self.tile, self.weights, height, width * a.pixel_quads, self.window.stride[1] * a.pixel_words)
 
-        def start(segment: Expr) -> Expr:
-            return a.start_of(scratch, segment) + column * pixel
-
-        return Product(self.tile, self.weights, segments, self.quads // segments, pixel, start)
+    def segment_start(self, words: Pointer, column: Expr) -> Callable[[Operand], Expr]:
+        """Where segments start in the scratch; `column` is the output column of a tile of `Rows`, else unused."""
+        a = self.activations
+        if isinstance(a, Columns):
+            return lambda segment: constant(0)
+        first = let(column * (self.window.stride[1] * a.pixel_words))
+        return lambda segment: a.start_of(words, segment) + first
 
 
 def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel:
@@ -72,25 +81,28 @@ def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel
     weight = graph.values[op.weight].codes
     shaped = weight if weight.ndim == 4 else weight[:, None, None, :]
     channels = len(weight)
-    packed = plan.weights.pack(padded_rows(shaped, plan.quads), plan.tile.channels)
+    packed = plan.weights.pack(padded_rows(shaped, plan.activations), plan.tile.channels)
+
+    product, tile = plan.product, plan.tile
 
     def body(x: Pointer, packed_: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
         words = scratch.view("int32")
-        mask = let(opaque(plan.weights.mask))
+        mask, acc = let(opaque(plan.weights.mask)), array("int32", tile.pixels * tile.channels)
         with _pixel_tiles(plan, x, scratch, words) as (pixel, column):
-            product = plan.product(words, column)
-            corrections = product.corrections(words)
-            with rolled(-(-channels // plan.tile.channels)) as number:
-                acc: Accumulators = [[Register("int32", c) for _ in range(plan.tile.channels)] for c in corrections]
-                product.accumulate(acc, words, packed_, let(number * packed.shape[1]), mask)
-                channel = tile_start(number, plan.tile.channels, channels)
-                for j in range(plan.tile.channels):
-                    for i in range(plan.tile.pixels):
-                        code = finish(acc[i][j].value, op.epilogue, table, channel + j, plan.weights.scale_bits)
-                        y[(pixel + i) * channels + (channel + j)] = cast(code, output.dtype)
+            start = plan.segment_start(words, column)
+            corrections = product.corrections(words, start)
+            with rolled(-(-channels // tile.channels)) as number:
+                for i in range(tile.pixels * tile.channels):
+                    acc[i] = corrections[i // tile.channels]
+                product.accumulate(acc, words, start, packed_, let(number * packed.shape[1]), mask)
+                channel = tile_start(number, tile.channels, channels)
+                for j, i in np.ndindex(tile.channels, tile.pixels):
+                    total = acc[i * tile.channels + j]
+                    code = finish(total, op.epilogue, table, channel + j, plan.weights.scale_bits)
+                    y[(pixel + i) * channels + (channel + j)] = cast(code, output.dtype)
 
     return make_kernel(graph, op, body, (packed, channel_table(op.epilogue)), 4 * plan.activations.scratch_words,
-                       variant=plan.variant, why=why, prelude=PRELUDE)  # fmt: skip
+                       variant=plan.variant, why=why, prelude=PRELUDE + product.prelude)  # fmt: skip
 
 
 @contextmanager
@@ -114,31 +126,34 @@ def _pixel_tiles(plan: Plan, x: Pointer, scratch: Pointer, words: Pointer) -> It
         yield pixel, constant(0)
 
 
-def candidates(graph: QuantGraph, op: Matrix, tiles: Iterable[Tile]) -> Iterator[Kernel]:
-    """Every safe plan of a layer, in the order of `tiles`."""
+def candidates(graph: QuantGraph, op: Matrix) -> Iterator[Candidate]:
+    """Every safe plan of a layer."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
     rows = weight.codes.reshape(weight.shape[0], -1)
-    for top in (True, False) if weight.bits < 8 else (True,):
-        fmt = WeightFormat(weight.bits, top)
+    for in_top_bits in (True, False) if weight.bits < 8 else (True,):
+        fmt = WeightFormat(weight.bits, in_top_bits)
         if not fits_int32(rows, entry, fmt.scale_bits):
             continue
-        for tile in tiles:
-            plan = _plan(graph, op, tile, fmt)
-            if plan is not None:
-                yield matrix_kernel(graph, op, plan, f"max|q| * sum|w| * 2**{fmt.scale_bits} < 2**31")
+        for shape, quads in itertools.product(TILES, QUADS):
+            for plan in _plans(graph, op, Tile(*shape, quads), fmt):
+                yield _candidate(graph, op, plan)
 
 
-def _plan(graph: QuantGraph, op: Matrix, tile: Tile, fmt: WeightFormat) -> Plan | None:
+def _candidate(graph: QuantGraph, op: Matrix, plan: Plan) -> Candidate:
+    cycles = smlad_cycles(plan.product, plan.activations, plan.window, graph.values[op.weight].shape[0])
+    safe = f"max|q| * sum|w| * 2**{plan.weights.scale_bits} < 2**31"
+    return Candidate(plan.variant, cycles, lambda why: matrix_kernel(graph, op, plan, f"{why}; {safe}"))
+
+
+def _plans(graph: QuantGraph, op: Matrix, tile: Tile, fmt: WeightFormat) -> Iterator[Plan]:
     w, zero_point = window_of(graph, op), graph.values[op.input].qparams.zero_point
-    channels = graph.values[op.weight].shape[0]
-    if channels < tile.channels or (2 * tile.quads * tile.channels) % fmt.pairs_per_word:
-        return None
-    run = w.kernel[1] * w.channels
-    if w.taps > 1 and w.channels % 4 == 0 and run // 4 % tile.quads == 0 and w.out_width >= tile.pixels:
-        rows = Rows(w, zero_point)
-        if rows.row_pixels > w.padding[2]:
-            return Plan(w, tile, fmt, rows)
-    if w.out_height * w.out_width < tile.pixels:
-        return None
-    quads = -(-w.kernel[0] * -(-run // 4) // tile.quads) * tile.quads
-    return Plan(w, tile, fmt, Columns(w, zero_point, tile.pixels, quads))
+    plans = []
+    rows = Rows(w, zero_point)
+    if w.taps > 1 and w.out_width >= tile.pixels and rows.row_pixels > w.padding[2]:
+        plans.append(Plan(w, tile, fmt, rows))
+    if w.out_height * w.out_width >= tile.pixels:
+        run_quads = -(-w.kernel[1] * w.channels // 4)
+        quads = -(-w.kernel[0] * run_quads // tile.quads) * tile.quads
+        plans.append(Plan(w, tile, fmt, Columns(w, zero_point, tile.pixels, quads)))
+    if graph.values[op.weight].shape[0] >= tile.channels:
+        yield from (plan for plan in plans if plan.product.is_possible())

@@ -55,7 +55,7 @@ def _kernel(graph: QuantGraph, op: DepthwiseConv2d, rows: Rows) -> Kernel:
                     tile.write(constant(column), 1)
 
     constants = (interleaved_taps(graph.values[op.weight].codes), channel_table(op.epilogue))
-    return make_kernel(graph, op, body, constants, 4 * rows.scratch_words, variant=f"smlabb_{TILE_PIXELS}x{TILE_CHANNELS}",
+    return make_kernel(graph, op, body, constants, 4 * rows.scratch_words, variant="smlabb_2x4",
                        why="the accumulator bound of the graph holds for int32", prelude=PRELUDE)  # fmt: skip
 
 

@@ -1,11 +1,14 @@
-"""Convolution and fully connected layers by SMLAD: a tile of output pixels × output channels in registers."""
+"""The inner product of a tile by SMLAD: output pixels × output channels, over runs of expanded codes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qkd.targets.kernels.armv7e_m_activations import rolled
+from qkd.targets.kernels.armv7e_m_activations import code_pair, rolled
+from qkd.targets.kernels.armv7e_m_gemm_ir import REGISTERS, multiply_ir, registers_needed
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
-from qkd.tir import Expr, Operand, Pointer, Register, constant, intrinsic, let, minimum
+from qkd.tir import Expr, Operand, Pointer, Register, call, constant, evaluate, intrinsic, let, minimum
+
+LDRD_OFFSET_LIMIT = 1020
 
 
 @dataclass(frozen=True)
@@ -20,73 +23,67 @@ class Tile:
         return f"{self.pixels}x{self.channels}x{self.quads}"
 
 
-Accumulators = list[list[Register]]
-
-
 @dataclass(frozen=True)
 class Product:
-    """The inner product of a tile: what is read from where, `segments` runs of `segment_quads` quads each."""
+    """The inner product of a tile: `segments` runs of `segment_quads` quads each.
+
+    `pixel_words` lie between the codes of one pixel of the tile and those of the next.
+    """
 
     tile: Tile
     weights: WeightFormat
     segments: int
     segment_quads: int
     pixel_words: int
-    """From one pixel of the tile to the next."""
-    segment_start: Callable[[Operand], Expr]
-    """Word at which a segment of the tile's first pixel starts."""
 
     @property
-    def step_words(self) -> int:
-        """Words of weights per turn of the loop."""
-        return 2 * self.tile.quads * self.tile.channels // self.weights.pairs_per_word
+    def turns(self) -> int:
+        """Turns of the inner loop in a segment."""
+        return self.segment_quads // self.tile.quads
 
-    def accumulate(self, acc: Accumulators, codes: Pointer, packed: Pointer, first: Expr, mask: Expr) -> None:
-        """Add all products of a tile; its weights start at word `first`."""
-        steps = self.segment_quads // self.tile.quads
+    @property
+    def segment_words(self) -> int:
+        """Words of weights of one segment."""
+        return 2 * self.segment_quads * self.tile.channels // self.weights.pairs_per_word
+
+    def is_possible(self) -> bool:
+        """Whether turns come out whole, in flash words too, and the loop fits registers and offsets."""
+        t = self.tile
+        return (
+            self.segment_quads % t.quads == 0
+            and 2 * t.quads * t.channels % self.weights.pairs_per_word == 0
+            and registers_needed(t.pixels, t.channels, self.weights) <= REGISTERS
+            and 4 * self.pixel_words * (t.pixels - 1) + 8 * (t.quads - 1) <= LDRD_OFFSET_LIMIT
+        )
+
+    @property
+    def prelude(self) -> str:
+        """LLVM IR of the inner loop."""
+        tile = (self.tile.pixels, self.tile.channels, self.tile.quads)
+        return multiply_ir(tile, self.weights, self.turns, 4 * self.pixel_words)
+
+    def accumulate(
+        self, acc: Pointer, codes: Pointer, start: Callable[[Operand], Expr], packed: Pointer, first: Expr, mask: Expr
+    ) -> None:
+        """Add all products of a tile to `acc` (pixels, channels).
+
+        Segment i of its first pixel is at word `start(i)` of `codes`, its weights are at word `first` of `packed`.
+        """
         with rolled(self.segments) as segment:
-            start = let(self.segment_start(segment))
-            at_weights = let(first + segment * (steps * self.step_words))
-            with rolled(steps) as step:
-                words = let(at_weights + step * self.step_words)
-                self._step(acc, codes, start + step * (2 * self.tile.quads), packed, words, mask)
+            places = codes.address(start(segment)), packed.address(first + segment * self.segment_words)
+            evaluate(call("int32", "armv7e_m_multiply", acc.address(0), *places, mask))
 
-    def _step(self, acc: Accumulators, codes: Pointer, start: Expr, packed: Pointer, first: Expr, mask: Expr) -> None:
-        word: dict[int, Expr] = {}
-        for quad in range(self.tile.quads):
-            pairs = [self._pairs(codes, start, pixel, quad) for pixel in range(self.tile.pixels)]
-            for channel in range(self.tile.channels):
-                for half in range(2):
-                    number = (quad * self.tile.channels + channel) * 2 + half
-                    index, field = divmod(number, self.weights.pairs_per_word)
-                    if index not in word:
-                        word[index] = let(packed[first + index])
-                    weight = self.weights.unpack(word[index], field, mask)
-                    for pixel in range(self.tile.pixels):
-                        register = acc[pixel][channel]
-                        register.value = smlad(pairs[pixel][half], weight, register.value)
-
-    def _pairs(self, codes: Pointer, start: Expr, pixel: int, quad: int) -> tuple[Expr, Expr]:
-        at = start + (pixel * self.pixel_words + 2 * quad)
-        return let(codes[at]), let(codes[at + 1])
-
-    def corrections(self, codes: Pointer) -> list[Expr]:
+    def corrections(self, codes: Pointer, start: Callable[[Operand], Expr]) -> list[Expr]:
         """What unsigned weights add too much, by pixel: their zero times the sum of the activations, negated."""
         sums = [Register() for _ in range(self.tile.pixels)]
         if self.weights.zero:
-            factor = constant(-self.weights.zero * 0x10001)
-            with rolled(self.segments) as segment:
-                start = let(self.segment_start(segment))
-                with rolled(self.segment_quads) as quad:
-                    for pixel, total in enumerate(sums):
-                        for pair in self._pairs(codes, start + quad * 2, pixel, 0):
-                            total.value = smlad(pair, factor, total.value)
-        return [total.value for total in sums]
-
-
-def smlad(a: Expr, b: Expr, total: Expr) -> Expr:
-    """`total` plus the products of the low and of the high halves."""
-    return intrinsic("int32", "llvm.arm.smlad", a, b, total)
+            factor = constant(code_pair(-self.weights.zero))
+            with rolled(self.segments) as segment, rolled(2 * self.segment_quads) as word:
+                first = start(segment) + word
+                for pixel, total in enumerate(sums):
+                    pair = codes[first + pixel * self.pixel_words]
+                    total.value = intrinsic("int32", "llvm.arm.smlad", pair, factor, total.value)
+        return [let(total.value) for total in sums]
 
 
 def tile_start(number: Expr, size: int, count: int) -> Expr:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, QuantGraph, Value
 from qkd.kernel import Kernel
+from qkd.targets.kernels.armv7e_m_candidate import Candidate
+from qkd.targets.kernels.armv7e_m_cost import lookup_cycles
 from qkd.targets.kernels.armv7e_m_lookup_body import (
     ENTRIES,
     ENTRIES_PER_FRACTION,
@@ -59,21 +61,29 @@ def pack_indices(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.append(little_endian.astype(np.uint8).ravel(), np.uint8(0))
 
 
-def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Kernel]:
-    """The lookup kernel where weights are ternary and int16 sums are proved."""
-    w, codes = lane_window(window_of(graph, op)), graph.values[op.weight].codes
+def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Candidate]:
+    """Lookup where weights are ternary and int16 sums are proved."""
+    w, codes, entry = lane_window(window_of(graph, op)), graph.values[op.weight].codes, graph.values[op.input]
     ternary = np.abs(codes).max() <= 1 and len(codes) % TILE_CHANNELS == 0
     reached = w.kernel[0] >= w.stride[0] and w.kernel[1] >= w.stride[1]
     if not (ternary and reached and w.out_width >= LANES):
         return
-    groups, entry = ternary_groups(codes), graph.values[op.input]
+    groups = ternary_groups(codes)
     chunks = safe_chunks(groups, entry)
-    if chunks is None:
-        return
-    wide = not fits_int16(groups.reshape(len(groups), -1), entry)
-    plan = Lookup(w, len(codes), chunks, wide)
-    if plan.row_pixels > w.padding[2]:
-        yield lookup_kernel(graph, op, plan, pack_indices(lookup_indices(groups)))
+    if chunks is not None:
+        wide = not fits_int16(groups.reshape(len(groups), -1), entry)
+        plan = Lookup(w, len(codes), chunks, wide)
+        if plan.row_pixels > w.padding[2]:
+            yield _candidate(graph, op, plan, groups)
+
+
+def _candidate(graph: QuantGraph, op: Conv2d, plan: Lookup, groups: NDArray[np.int64]) -> Candidate:
+    safe = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
+
+    def make(why: str) -> Kernel:
+        return lookup_kernel(graph, op, plan, pack_indices(lookup_indices(groups)), f"{why}; {safe}")
+
+    return Candidate(plan.variant, lookup_cycles(plan), make)
 
 
 def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:

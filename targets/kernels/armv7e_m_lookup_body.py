@@ -35,6 +35,11 @@ class Lookup:
     """Sums of whole windows need int32."""
 
     @property
+    def variant(self) -> str:
+        """Name for the report."""
+        return f"lookup_{'int32' if self.wide else 'int16'}_{self.chunks}"
+
+    @property
     def lane_columns(self) -> int:
         """Output columns of one lane."""
         return -(-self.window.out_width // LANES)
@@ -100,19 +105,17 @@ class Lookup:
         return self.codes_byte + self.fractions * ENTRIES_PER_FRACTION
 
 
-def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, packed: NDArray[np.uint8]) -> Kernel:
+def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, packed: NDArray[np.uint8], why: str) -> Kernel:
     """Write the kernel of a plan."""
 
     def body(x: Pointer, fractions: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
         writer = _Writer(graph, op, plan, x, fractions, table, y, scratch)
         writer.write()
 
-    variant = f"lookup_{'int32' if plan.wide else 'int16'}_{plan.chunks}"
-    why = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
     inner_loop = lookup_ir(4 * TABLE_WORDS, plan.run // plan.chunks, plan.wide)
     constants = (packed, channel_table(op.epilogue))
     return make_kernel(
-        graph, op, body, constants, plan.scratch_bytes, variant=variant, why=why, prelude=PRELUDE + inner_loop
+        graph, op, body, constants, plan.scratch_bytes, variant=plan.variant, why=why, prelude=PRELUDE + inner_loop
     )
 
 

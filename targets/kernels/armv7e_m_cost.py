@@ -1,0 +1,73 @@
+"""Estimated cycles of the templates on a Cortex-M4 without wait states, to choose between them.
+
+Costs by class: arithmetic 1; n loads in a row 1 + n; a store 1; a taken branch 2. What stands around the inner loops is
+a number of cycles fitted to `targets.cycle_model` on the emulator. Only the order of the estimates matters.
+"""
+
+from qkd.targets.kernels.armv7e_m_activations import Columns
+from qkd.targets.kernels.armv7e_m_gemm import Product
+from qkd.targets.kernels.armv7e_m_lookup_body import LANES, TILE_CHANNELS, Lookup
+from qkd.targets.kernels.generic import Window
+
+BRANCH = 2
+SEGMENT = 40
+"""Cycles around the inner loop: pointers, accumulators from and to the stack."""
+TILE = 30
+OUTPUT = 7
+"""Cycles of the epilogue for one output."""
+EXPAND_QUAD = 7
+GATHER_ROW = 12
+GATHER_PIXEL = 20
+
+
+def smlad_cycles(product: Product, activations: object, window: Window, channels: int) -> int:
+    """Cycles of a layer by `Product`, its activations included."""
+    tile, pixels = product.tile, window.out_height * window.out_width
+    columns = isinstance(activations, Columns)
+    across = pixels if columns else window.out_width
+    tiles = -(-across // tile.pixels) * (1 if columns else window.out_height) * -(-channels // tile.channels)
+    inner = product.segments * (SEGMENT + product.turns * _turn(product))
+    outputs = tile.pixels * tile.channels * OUTPUT
+    return tiles * (TILE + inner + outputs) + _expand(product, activations, window) + _correct(product, tiles, channels)
+
+
+def _turn(product: Product) -> int:
+    tile = product.tile
+    pairs = 2 * tile.channels * tile.quads
+    words = pairs // product.weights.pairs_per_word
+    loads = tile.quads * (1 + 2 * tile.pixels) + 2 * words - min(words, tile.quads)  # a word behind codes costs 1
+    return loads + pairs * (1 + tile.pixels) + 2 + BRANCH
+
+
+def _expand(product: Product, activations: object, window: Window) -> int:
+    if isinstance(activations, Columns):
+        run = -(-window.kernel[1] * window.channels // 4)
+        column = GATHER_PIXEL + window.kernel[0] * (GATHER_ROW + run * EXPAND_QUAD)
+        return window.out_height * window.out_width * column
+    return (window.height + sum(window.padding[:2])) * window.width * -(-window.channels // 4) * EXPAND_QUAD
+
+
+def _correct(product: Product, tiles: int, channels: int) -> int:
+    """Unsigned weights need the sum of the activations once for each tile of pixels."""
+    pixel_tiles = tiles // -(-channels // product.tile.channels)
+    words = 2 * product.segments * product.segment_quads * product.tile.pixels
+    return pixel_tiles * words * 5 if product.weights.zero else 0
+
+
+LOOKUP = 1 + 3 + 2
+"""UXTAB, LDRD and two QADD16: 12 products."""
+TABLE = 190
+"""Cycles to build a table."""
+LOOKUP_OUTPUT = 9
+UNPACK_CODE = 6
+
+
+def lookup_cycles(plan: Lookup) -> int:
+    """Cycles of a ternary convolution by table lookup."""
+    w = plan.window
+    tiles = w.out_height * plan.lane_columns * plan.out_channels // TILE_CHANNELS
+    runs = w.kernel[0] * (plan.run * (2 + TILE_CHANNELS * LOOKUP + 1) + plan.chunks * SEGMENT * (2 if plan.wide else 1))
+    rows = (w.out_height - 1) * w.stride[0] + w.kernel[0]
+    tables = rows * plan.positions * plan.groups * TABLE
+    codes = plan.out_channels // TILE_CHANNELS * w.kernel[0] * plan.run * TILE_CHANNELS * UNPACK_CODE
+    return tiles * (TILE + runs + LANES * TILE_CHANNELS * LOOKUP_OUTPUT) + tables + codes

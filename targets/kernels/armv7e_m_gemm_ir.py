@@ -1,0 +1,105 @@
+"""The inner loop of an SMLAD tile as LLVM IR around assembly: output pixels × output channels, quad after quad.
+
+Assembly, because a tile of 2 × 2 needs all 14 registers, and LLVM spills some of them in every turn of the loop.
+"""
+
+from qkd.targets.kernels.armv7e_m_weights import WeightFormat
+
+REGISTERS = 14
+"""r0 to r12 and lr."""
+
+
+def registers_needed(pixels: int, channels: int, weights: WeightFormat) -> int:
+    """Registers of a tile: accumulators, a quad of each pixel, a word and a pair of weights, three pointers, a mask."""
+    return pixels * channels + 2 * pixels + 2 + 3 + (weights.bits < 8)
+
+
+def multiply_ir(tile: tuple[int, int, int], weights: WeightFormat, turns: int, pixel_bytes: int) -> str:
+    """LLVM IR of `@armv7e_m_multiply(ptr acc, ptr codes, ptr packed, i32 mask)`, which adds a run of products.
+
+    Parameters
+    ----------
+    tile : (pixels, channels, quads)
+        `acc` holds pixels × channels int32; a turn of the loop takes `quads` quads.
+    weights : WeightFormat
+    turns : int
+        Turns of the loop.
+    pixel_bytes : int
+        From the expanded codes of one pixel of the tile to those of the next.
+    """
+    pixels, channels, quads = tile
+    accumulators = [f"${i}" for i in range(pixels * channels)]
+    names = [f"${i}" for i in range(pixels * channels, registers_needed(pixels, channels, weights))]
+    loop = _Loop(tile, weights, pixel_bytes, accumulators, names)
+    free = len(names) - 3 - (weights.bits < 8)
+    outputs = ["=&r"] * (len(accumulators) + free + 2)
+    tied = [*range(len(accumulators)), len(accumulators) + free, len(accumulators) + free + 1]
+    fixed = ["r"] * (1 + (weights.bits < 8))
+    constraints = ",".join([*outputs, *fixed, *map(str, tied), "~{memory}", "~{cc}"])
+    results = "{ " + ", ".join(["i32"] * len(outputs)) + " }"
+    mask = ["i32 %mask"] if weights.bits < 8 else []
+    olds = [f"i32 %old_{i}" for i in range(len(accumulators))]
+    arguments = ", ".join(["i32 %end", *mask, *olds, "i32 %codes_at", "i32 %packed_at"])
+    text = "\\0A".join(loop.lines())
+    return f"""
+define i32 @armv7e_m_multiply(ptr %acc, ptr %codes, ptr %packed, i32 %mask) {{
+  %codes_at = ptrtoint ptr %codes to i32
+  %packed_at = ptrtoint ptr %packed to i32
+  %end = add i32 %codes_at, {8 * quads * turns}
+{_each(len(accumulators), "%at_{i} = getelementptr i32, ptr %acc, i32 {i}", "%old_{i} = load i32, ptr %at_{i}, align 4")}
+  %new = call {results} asm "{text}", "{constraints}"({arguments})
+{_each(len(accumulators), f"%new_{{i}} = extractvalue {results} %new, {{i}}", "store i32 %new_{i}, ptr %at_{i}, align 4")}
+  ret i32 0
+}}
+"""  # noqa: E501
+
+
+def _each(count: int, *templates: str) -> str:
+    return "\n".join("  " + template.replace("{i}", str(i)) for i in range(count) for template in templates)
+
+
+class _Loop:
+    """Assembly of the loop; operands are accumulators, free registers, codes, packed, end and the mask."""
+
+    def __init__(self, tile: tuple[int, int, int], weights: WeightFormat, pixel_bytes: int,
+                 accumulators: list[str], names: list[str]) -> None:  # fmt: skip
+        self.pixels, self.channels, self.quads = tile
+        self.weights, self.pixel_bytes, self.accumulators = weights, pixel_bytes, accumulators
+        *self.pairs, self.word, self.weight = names[: 2 * self.pixels + 2]
+        self.codes, self.packed, self.end, *mask = names[2 * self.pixels + 2 :]
+        self.mask = mask[0] if mask else ""
+
+    def lines(self) -> list[str]:
+        """The whole loop."""
+        lines, field = [".Lmultiply${:uid}:"], 0
+        for quad in range(self.quads):
+            lines += self._load_codes(quad)
+            for channel in range(self.channels):
+                for half in range(2):
+                    if field % self.weights.pairs_per_word == 0:
+                        lines.append(f"ldr {self.word}, [{self.packed}], #4")
+                    lines.append(self._unpack(field % self.weights.pairs_per_word))
+                    for pixel in range(self.pixels):
+                        total = self.accumulators[pixel * self.channels + channel]
+                        lines.append(f"smlad {total}, {self.pairs[2 * pixel + half]}, {self.weight}, {total}")
+                    field += 1
+        return [*lines, f"cmp {self.codes}, {self.end}", "bne .Lmultiply${:uid}"]
+
+    def _load_codes(self, quad: int) -> list[str]:
+        """The last pixel's load moves the pointer in the last quad; the others come first."""
+        lines = []
+        for pixel in reversed(range(self.pixels)):
+            at = 8 * quad + pixel * self.pixel_bytes
+            low, high = self.pairs[2 * pixel : 2 * pixel + 2]
+            lines.append(f"ldrd {low}, {high}, [{self.codes}, #{at}]")
+        if quad == self.quads - 1:
+            lines.append(f"add {self.codes}, {self.codes}, #{8 * self.quads}")
+        return lines
+
+    def _unpack(self, field: int) -> str:
+        """One pair of the word of weights."""
+        if self.weights.bits == 8:
+            return f"sxtb16 {self.weight}, {self.word}" + (", ror #8" if field else "")
+        shift = self.weights.bits * field
+        way = "lsl" if self.weights.in_top_bits else "lsr"
+        return f"and {self.weight}, {self.mask}, {self.word}" + (f", {way} #{shift}" if shift else "")
