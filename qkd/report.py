@@ -1,6 +1,5 @@
 """RunResult → one self-contained HTML page and the table that ends a run."""
 
-from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -63,10 +62,7 @@ def _training_charts(history: tuple[HistoryPoint, ...]) -> list[dict[str, str]]:
     if not history:
         return []
     x = tuple(float(i + 1) for i in range(len(history)))
-    starts, at = [], 0
-    for name, points in groupby(history, key=lambda point: point.pass_name):
-        starts.append((at + 0.5, name))
-        at += len(list(points))
+    starts = [(i + 0.5, point.pass_name) for i, point in enumerate(history) if point.epoch == 0]
     loss = Curve("training loss", x, tuple(p.loss for p in history))
     accuracy = [Curve("student", x, tuple(p.validation_top1 for p in history))]
     if any(p.teacher_top1 is not None for p in history):
