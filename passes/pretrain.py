@@ -46,8 +46,9 @@ def pretrain(state: TrainState, options: Pretrain) -> TrainState:
     from torch import Tensor
     from torch.nn.functional import cross_entropy
 
+    from qkd.optimisation import Learner
     from qkd.student import image_batch
-    from qkd.training import Job, Learner, fit
+    from qkd.training import Job, fit
 
     network = copy.deepcopy(state.teacher if options.network == "teacher" else state.student)
     initialise = getattr(network, "initialise", None)

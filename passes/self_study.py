@@ -50,7 +50,8 @@ def self_study(state: TrainState, options: SelfStudy) -> TrainState:
     from torch import Tensor
     from torch.nn.functional import cross_entropy
 
-    from qkd.training import Job, Learner, fit
+    from qkd.optimisation import Learner
+    from qkd.training import Job, fit
 
     student = copy.deepcopy(state.student_to_train())
 

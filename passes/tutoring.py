@@ -55,19 +55,17 @@ class Distill(Tutoring):
 
 def tutoring(state: TrainState, options: Tutoring) -> TrainState:
     """The pass as a function."""
-    import torch
     from torch import Tensor
 
     from qkd.distill.response import ResponseLoss
-    from qkd.training import Job, Learner, fit
+    from qkd.optimisation import Learner
+    from qkd.training import Job, fit
 
-    student, teacher = copy.deepcopy(state.student_to_train()), copy.deepcopy(state.teacher).eval()
+    student, teacher = copy.deepcopy(state.student_to_train()), copy.deepcopy(state.teacher)
     response = ResponseLoss(options.temperature, options.weight, options.form)
 
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            teacher_NK = teacher(images)
+    def loss(images: Tensor, labels: Tensor, teacher_NK: Tensor) -> Tensor:
         return response(student(images), teacher_NK, labels)
 
     learner = Learner(student, options.learning_rate, options.step_rate)
-    return fit(Job(options.name, options.epochs, {"quantized": learner}, loss, options.warmup), state)
+    return fit(Job(options.name, options.epochs, {"quantized": learner}, loss, options.warmup, teacher=teacher), state)

@@ -19,8 +19,11 @@ class Views:
         padded = pad(images_NCHW, [self.border] * 4, mode="reflect") if self.border else images_NCHW
         self.padded_NHWC = padded.permute(0, 2, 3, 1).contiguous()
 
-    def batch(self, index_N: Tensor, generator: torch.Generator) -> Tensor:
-        """One random view of each image at `index_N`, as a float batch (N, C, H, W), channels last."""
+    def batch(self, index_N: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Tensor:
+        """One random view of each image at `index_N`, as a float batch (N, C, H, W), channels last.
+
+        Of the batch only `part` is made, with the views that the whole batch would give it.
+        """
         count = (len(index_N),)
         height, width = self.size
         top, left = (torch.randint(0, 2 * self.border + 1, count, generator=generator) for _ in range(2))
@@ -28,4 +31,5 @@ class Views:
         rows = top[:, None] + torch.arange(height)
         columns = torch.arange(width).expand(len(index_N), -1)
         columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
+        index_N, rows, columns = index_N[part], rows[part], columns[part]
         return image_batch(self.padded_NHWC[index_N[:, None, None], rows[:, :, None], columns[:, None, :]])

@@ -11,42 +11,54 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from qkd import parallel
 from qkd.augment import Views
 from qkd.checkpoint import CHECKPOINT, load_weights, read_tensors, write_tensors
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
+from qkd.journal import Journal
+from qkd.optimisation import Learner, OptimiserName, make_optimiser, one_cycle, parameter_groups
 from qkd.progress import Advance
-from qkd.quantizer import LearnedStep
 from qkd.recipe import TrainSpec
 from qkd.results import HistoryPoint, PassFact
 from qkd.state import Role, TrainState
+from qkd.teacher_logits import TeacherLogits, kept_logits
 
 DIVERGED = 1e4
 """A mean loss beyond this has left every useful region; cross-entropy over a million classes starts at 14."""
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = Callable[..., Tensor]
+"""(images, labels) → scalar; with a `teacher` in the job (images, labels, its logits) → scalar."""
 
 
-@dataclass(frozen=True, eq=False)
-class Learner:
-    """A network that a pass trains: `network` is the pass's own copy, `step_rate` multiplies the rate of its steps."""
+class GradientRule(Protocol):
+    """Changes gradients between the backward pass and the optimiser's step; what it remembers is checkpointed."""
 
-    network: nn.Module
-    learning_rate: float
-    step_rate: float = 1.0
+    def __call__(self, generator: torch.Generator) -> None:
+        """Change the gradients of the parameters it was made for."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, as tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember that again."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
     """What a pass asks of the loop.
 
-    `loss` maps (images, labels) to a scalar whose gradients reach the learners. The networks named in `keep_best` end
-    as they were after their best-validating epoch, the state before the first one included.
+    `loss` gives a scalar whose gradients reach the learners. The networks named in `keep_best` end as they were after
+    their best-validating epoch, the state before the first one included. `before_epoch` gets the epoch's number and
+    may switch what is trained; it runs again on resuming. `after_step` repairs what a step may break.
     """
 
     name: str
@@ -55,6 +67,12 @@ class Job:
     loss: Loss
     warmup: float = 0.1
     keep_best: tuple[Role, ...] = ()
+    teacher: nn.Module | None = None
+    """Frozen; its logits are the loss's third argument and are kept for runs with the same views."""
+    optimiser: OptimiserName = "sgd"
+    before_epoch: Callable[[int], None] | None = None
+    after_step: Callable[[], None] | None = None
+    gradients: GradientRule | None = None
 
 
 def fit(job: Job, state: TrainState) -> TrainState:
@@ -62,40 +80,14 @@ def fit(job: Job, state: TrainState) -> TrainState:
     run = _Run(job, state)
     run.resume()
     title = f"{job.name} ({', '.join(job.learners)})"
-    with state.session.reporter.task(title, job.epochs * run.batches) as advance:
+    networks = [learner.network for learner in job.learners.values()]
+    with state.session.reporter.task(title, job.epochs * run.batches) as advance, parallel.shared_statistics(networks):
         advance(run.epoch * run.batches)
         while run.epoch < job.epochs:
             run.train_epoch(advance)
-    run.restore_best()
-    networks = {role: learner.network for role, learner in job.learners.items()}
-    return state.after(run.fact(), networks, tuple(run.history))
-
-
-def one_cycle(progress: float, warmup: float) -> float:
-    """The learning rate's factor at `progress` in [0, 1]: a linear rise over `warmup`, then a cosine to 0.
-
-    After the one-cycle policy of Smith and Topin (arXiv 1708.07120), with the rate rising from 0.
-    """
-    if progress < warmup:
-        return progress / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def parameter_groups(learners: Mapping[Role, Learner], weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; norms and biases without; learned steps without and at their own rate."""
-    groups = []
-    for learner in learners.values():
-        modules = learner.network.modules()
-        steps = {id(p) for m in modules if isinstance(m, LearnedStep) for p in m.parameters()}
-        trained = [p for p in learner.network.parameters() if p.requires_grad]
-        others = [p for p in trained if id(p) not in steps]
-        rate = learner.learning_rate
-        groups += [
-            {"params": [p for p in others if p.dim() > 1], "peak": rate, "weight_decay": weight_decay},
-            {"params": [p for p in others if p.dim() <= 1], "peak": rate, "weight_decay": 0.0},
-            {"params": [p for p in trained if id(p) in steps], "peak": rate * learner.step_rate, "weight_decay": 0.0},
-        ]
-    return [group for group in groups if group["params"]]
+    run.finish()
+    trained = {role: learner.network for role, learner in job.learners.items()}
+    return state.after(run.fact(), trained, tuple(run.history))
 
 
 class _Run:
@@ -109,8 +101,13 @@ class _Run:
         self.views = Views(state.data)
         self.labels = torch.from_numpy(state.data.train.labels)
         groups = parameter_groups(job.learners, settings.weight_decay)
-        self.optimiser = torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum, nesterov=settings.momentum > 0)
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimiser = make_optimiser(job.optimiser, groups, settings)
+        torch.compiler.reset()  # each pass has its own networks; graphs of the last one would count against the limit
+        self.part = parallel.my_part(self.batch_size)
         self.loss = _compiled(job.loss, state)
+        self.teacher = _responses(job.teacher, state, self.batch_size)
+        self.journal: Journal | None = None
         self.epoch = 0
         self.seconds = 0.0
         self.history: list[HistoryPoint] = []
@@ -119,6 +116,8 @@ class _Run:
     def train_epoch(self, advance: Advance) -> None:
         """Once over the training images, then validation and a checkpoint."""
         started = time.perf_counter()
+        if self.job.before_epoch is not None:
+            self.job.before_epoch(self.epoch)
         if self.epoch == 0:
             self._remember_best(self._validate(self.job.keep_best))
         with torch.random.fork_rng(devices=[]):
@@ -131,10 +130,12 @@ class _Run:
         self.seconds += time.perf_counter() - started
         self._save()
 
-    def restore_best(self) -> None:
-        """Put every network of `keep_best` back to where it validated best."""
+    def finish(self) -> None:
+        """Put every network of `keep_best` back to where it validated best, and close the curves."""
         for role, snapshot in self.best.items():
             self.job.learners[role].network.load_state_dict(snapshot.weights)
+        if self.journal is not None:
+            self.journal.close()
 
     def fact(self) -> PassFact:
         """What the pass cost and reached."""
@@ -149,23 +150,38 @@ class _Run:
         total = 0.0
         for learner in self.job.learners.values():
             learner.network.train()
+        if self.teacher is not None:
+            self.teacher.begin(self.epoch)
         for number, start in enumerate(range(0, self.batches * self.batch_size, self.batch_size)):
             self._set_rates((self.epoch + (number + 0.5) / self.batches) / self.job.epochs)
-            loss = self._step(order[start : start + self.batch_size], generator)
+            loss = parallel.average(self._step(order[start : start + self.batch_size], number, generator))
             if not math.isfinite(loss) or loss > DIVERGED:
                 raise self._diverged(number, loss)
             total += loss
             advance(1, f"loss {loss:.3f}")
+        if self.teacher is not None:
+            self.teacher.end(self.epoch)
         return total / self.batches
 
-    def _step(self, index_N: Tensor, generator: torch.Generator) -> float:
-        images, labels = self.views.batch(index_N, generator), self.labels[index_N]
+    def _step(self, index_N: Tensor, number: int, generator: torch.Generator) -> float:
+        images, labels = self.views.batch(index_N, generator, self.part), self.labels[index_N[self.part]]
         self.optimiser.zero_grad(set_to_none=True)
         with _precision(self.state.settings):
-            loss = self.loss(images, labels)
+            known = () if self.teacher is None else (self.teacher.batch(images, self._position(number)),)
+            loss = self.loss(images, labels, *known)
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(self.parameters)
+        if self.job.gradients is not None:
+            self.job.gradients(generator)
         self.optimiser.step()
+        if self.job.after_step is not None:
+            self.job.after_step()
         return float(loss.detach())
+
+    def _position(self, number: int) -> slice:
+        """Where a batch of this rank's lies in the epoch's order."""
+        share = self.part.stop - self.part.start
+        return slice(number * share, (number + 1) * share)
 
     def _set_rates(self, progress: float) -> None:
         for group in self.optimiser.param_groups:
@@ -204,18 +220,30 @@ class _Run:
             return
         for role, learner in self.job.learners.items():
             load_weights(learner.network, content["networks"][role], f"{folder} ({role})")
+        if content.get("world_size", 1) != parallel.world_size():
+            raise RecipeError(
+                f"{folder} was begun by {content.get('world_size', 1)} processes and cannot go on with "
+                f"{parallel.world_size()}: batches would be shared otherwise. Start as many, or delete the folder"
+            )
         self.optimiser.load_state_dict(content["optimiser"])
+        if self.job.gradients is not None:
+            self.job.gradients.load_state_dict(content["gradients"])
         self.epoch, self.seconds = content["epoch"], content["seconds"]
         self.history = [HistoryPoint(**point) for point in content["history"]]
         self.best = {role: _Snapshot(top, weights) for role, (top, weights) in content["best"].items()}
 
     def _save(self) -> None:
         folder = self.state.checkpoint_folder()
-        if folder is None:
+        if folder is None or parallel.rank() > 0:
             return
+        if self.journal is None:
+            self.journal = Journal(folder, self.history[-1].epoch)
+        self.journal.record(self.history)
         content = {
             "networks": {role: learner.network.state_dict() for role, learner in self.job.learners.items()},
             "optimiser": self.optimiser.state_dict(),
+            "gradients": None if self.job.gradients is None else self.job.gradients.state_dict(),
+            "world_size": parallel.world_size(),
             "epoch": self.epoch,
             "seconds": self.seconds,
             "history": [point.model_dump() for point in self.history],
@@ -232,13 +260,18 @@ class _Snapshot:
     weights: dict[str, Tensor]
 
 
+def _responses(teacher: nn.Module | None, state: TrainState, batch_size: int) -> TeacherLogits | None:
+    if teacher is None:
+        return None
+    return kept_logits(state, teacher, batch_size, _compiled(teacher.eval(), state))
+
+
 def _compiled(loss: Loss, state: TrainState) -> Loss:
     if not state.settings.compile:
         return loss
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         state.session.reporter.say("train.compile needs a C++ compiler (g++); training goes on without, more slowly")
         return loss
-    torch.compiler.reset()  # each pass has its own networks; graphs of the last one would count against the limit
     return torch.compile(loss, dynamic=False)
 
 

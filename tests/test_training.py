@@ -14,6 +14,7 @@ from qkd.errors import RecipeError, ToolError
 from qkd.evaluation import evaluate
 from qkd.freeze import freeze
 from qkd.norm_statistics import re_estimate
+from qkd.optimisation import Learner, one_cycle, parameter_groups
 from qkd.passes.co_study import CoStudy
 from qkd.passes.pretrain import Pretrain
 from qkd.passes.quantize import Quantize
@@ -21,7 +22,6 @@ from qkd.passes.self_study import SelfStudy
 from qkd.progress import Advance, Silent
 from qkd.state import Session, TrainState
 from qkd.student import image_batch
-from qkd.training import Learner, one_cycle, parameter_groups
 from tests.networks import same_weights, small_student, tiny_network, tiny_state
 
 TEACHER, STUDENT = Pretrain("teacher", epochs=2), Pretrain("student", epochs=3)

@@ -1,0 +1,65 @@
+"""How weights move: learning rates over a pass, groups of parameters, and the optimisers a pass can ask for."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import nn
+
+from qkd.quantizer import LearnedStep
+from qkd.recipe import TrainSpec
+from qkd.state import Role
+
+OptimiserName: TypeAlias = Literal["sgd", "rmsprop", "adam", "adamw"]
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A network that a pass trains: `network` is the pass's own copy, `step_rate` multiplies the rate of its steps."""
+
+    network: nn.Module
+    learning_rate: float
+    step_rate: float = 1.0
+
+
+def one_cycle(progress: float, warmup: float) -> float:
+    """The learning rate's factor at `progress` in [0, 1]: a linear rise over `warmup`, then a cosine to 0.
+
+    After the one-cycle policy of Smith and Topin (arXiv 1708.07120), with the rate rising from 0.
+    """
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def parameter_groups(learners: Mapping[Role, Learner], weight_decay: float) -> list[dict[str, Any]]:
+    """Weights with decay; norms and biases without; learned steps without and at their own rate."""
+    groups = []
+    for learner in learners.values():
+        modules = learner.network.modules()
+        steps = {id(p) for m in modules if isinstance(m, LearnedStep) for p in m.parameters()}
+        trained = [p for p in learner.network.parameters() if p.requires_grad]
+        others = [p for p in trained if id(p) not in steps]
+        rate = learner.learning_rate
+        groups += [
+            {"params": [p for p in others if p.dim() > 1], "peak": rate, "weight_decay": weight_decay},
+            {"params": [p for p in others if p.dim() <= 1], "peak": rate, "weight_decay": 0.0},
+            {"params": [p for p in trained if id(p) in steps], "peak": rate * learner.step_rate, "weight_decay": 0.0},
+        ]
+    return [group for group in groups if group["params"]]
+
+
+def make_optimiser(name: OptimiserName, groups: list[dict[str, Any]], settings: TrainSpec) -> torch.optim.Optimizer:
+    """The optimiser over `groups`, at rate 0 until the loop sets one; momentum is the recipe's."""
+    momentum = settings.momentum
+    match name:
+        case "sgd":
+            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr=0.0, momentum=momentum)
+        case "adam":
+            return torch.optim.Adam(groups, lr=0.0, betas=(momentum, 0.999))
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=0.0, betas=(momentum, 0.999))

@@ -1,0 +1,91 @@
+"""What a frozen teacher says to each training view, kept on disk: formats and arms that share views ask it once.
+
+A view is a function of (seed, pass, epoch), so logits are kept by epoch under the hash of the whole view: images,
+border and mirroring, seed, place of the pass, batch size, precision, and the teacher's weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qkd import parallel
+from qkd.checkpoint import read_tensors, write_tensors
+from qkd.state import TrainState
+
+FOLDER = "teacher_logits"
+Response = Callable[[Tensor], Tensor]
+
+
+class TeacherLogits:
+    """The logits of one pass's views, batch by batch.
+
+    Parameters
+    ----------
+    respond : callable
+        The teacher in eval mode and in the pass's precision: images to logits (N, K).
+    folder : Path or None
+        Where the logits of these very views are kept; None keeps nothing.
+    """
+
+    def __init__(self, respond: Response, folder: Path | None) -> None:
+        self.respond = respond
+        self.folder = folder
+        self.known_NK: Tensor | None = None
+        self.asked: list[Tensor] = []
+
+    def begin(self, epoch: int) -> None:
+        """Read what an earlier run kept of an epoch."""
+        self.asked = []
+        content = read_tensors(self._file(epoch)) if self.folder else None
+        self.known_NK = None if content is None else content["logits"]
+
+    @torch.no_grad()
+    def batch(self, images: Tensor, position: slice) -> Tensor:
+        """Logits of the views at `position` in the epoch's order."""
+        if self.known_NK is not None:
+            return self.known_NK[position]
+        logits_NK = self.respond(images)
+        if self.folder is not None:
+            self.asked.append(logits_NK)
+        return logits_NK
+
+    def end(self, epoch: int) -> None:
+        """Keep a whole epoch's logits."""
+        if self.folder is not None and self.known_NK is None:
+            write_tensors(self._file(epoch), {"logits": torch.cat(self.asked)})
+        self.asked = []
+
+    def _file(self, epoch: int) -> Path:
+        return (self.folder or Path()) / f"epoch_{epoch:04}.pt"
+
+
+def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
+    """Hash of all that a pass's views and the teacher's answers to them depend on."""
+    data, settings = state.data, state.settings
+    digest = hashlib.sha256(np.ascontiguousarray(data.train.images).data)
+    digest.update(json.dumps([
+        data.train.images.shape, data.crop_padding, data.flip, settings.seed, len(state.passes), batch_size,
+        settings.mixed_precision, settings.compile, torch.get_num_threads(), torch.__version__,
+        parallel.rank(), parallel.world_size(), type(teacher).__qualname__, str(teacher),
+    ]).encode())  # fmt: skip
+    for part in _parts(teacher):
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def _parts(teacher: nn.Module) -> Iterable[bytes]:
+    for name, tensor in teacher.state_dict().items():
+        yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
+        yield np.ascontiguousarray(tensor.detach().numpy()).tobytes()
+
+
+def kept_logits(state: TrainState, teacher: nn.Module, batch_size: int, respond: Response) -> TeacherLogits:
+    """The logits of the next pass, kept beside the passes of its run."""
+    own = state.checkpoint_folder()
+    folder = own.parent.parent / FOLDER / view_key(state, teacher, batch_size) if own else None
+    return TeacherLogits(respond, folder)
