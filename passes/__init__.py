@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from qkd.errors import RecipeError
+from qkd.passes.apprentice import Apprentice
 from qkd.passes.co_study import CoStudy
 from qkd.passes.pretrain import Pretrain
 from qkd.passes.quantize import Quantize
@@ -19,7 +20,7 @@ from qkd.state import TrainState
 
 TrainPass: TypeAlias = Pass[TrainState]
 
-TRAIN_PASSES = (Pretrain, Quantize, SelfStudy, Qat, CoStudy, Tutoring, Distill, ReEstimateBatchNorm)
+TRAIN_PASSES = (Pretrain, Quantize, SelfStudy, Qat, CoStudy, Tutoring, Distill, Apprentice, ReEstimateBatchNorm)
 """TrainState → TrainState, in the order in which a recipe usually names them."""
 
 

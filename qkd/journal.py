@@ -29,7 +29,7 @@ class Journal:
         from torch.utils.tensorboard import SummaryWriter  # half a second, spent only where a run is kept
 
         self.folder = folder
-        self.writer = SummaryWriter(str(folder / EVENTS), purge_step=epoch)  # type: ignore[no-untyped-call]
+        self.writer = SummaryWriter(str(folder / EVENTS), purge_step=epoch)
 
     def record(self, history: Sequence[HistoryPoint]) -> None:
         """Write the whole history as lines, and its last epoch as events."""
@@ -39,9 +39,9 @@ class Journal:
         for curve in CURVES:
             value = getattr(last, curve)
             if value is not None:
-                self.writer.add_scalar(f"{last.pass_name}/{curve}", value, last.epoch)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(f"{last.pass_name}/{curve}", value, last.epoch)
+        self.writer.flush()
 
     def close(self) -> None:
         """Finish the events file."""
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()

@@ -80,7 +80,7 @@ def shared_statistics(networks: Iterable[nn.Module]) -> Iterator[None]:
         yield
         return
     for norm in norms:
-        norm.forward = _SharedForward(norm)  # type: ignore[method-assign]
+        norm.forward = _SharedForward(norm)  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

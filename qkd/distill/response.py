@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div, log_softmax
+from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,8 @@ def softened_kl(logits_NK: Tensor, target_NK: Tensor, temperature: float) -> Ten
     """
     log_p, log_target = (log_softmax(z / temperature, dim=1) for z in (logits_NK, target_NK))
     return temperature**2 * kl_div(log_p, log_target, reduction="batchmean", log_target=True)
+
+
+def full_cross_entropy(logits_NK: Tensor, target_NK: Tensor) -> Tensor:
+    """H(softmax(target), softmax(logits)), the mean over the N samples: nothing is softened (Apprentice's γ term)."""
+    return cross_entropy(logits_NK, softmax(target_NK, dim=1))
