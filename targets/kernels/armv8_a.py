@@ -6,6 +6,7 @@ from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnecte
 from qkd.kernel import Kernel
 from qkd.target import Target
 from qkd.targets.kernels import armv8_a_depthwise, armv8_a_direct, armv8_a_dot_lanes, armv8_a_sdot, armv8_a_smmla, armv8_a_winograd
+from qkd.targets.kernels.armv8_a_elements import is_in_order
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported
 
@@ -15,7 +16,7 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     match op:
         case Conv2d() | FullyConnected() if is_supported(op.epilogue):
             if target.instruction_set == "armv8.0-a":
-                yield from _armv8_0(graph, op)
+                yield from _armv8_0(graph, op, is_in_order(target))
             else:
                 if target.instruction_set == "armv8.6-a.i8mm" and isinstance(op, Conv2d):
                     yield from armv8_a_smmla.candidates(graph, op)
@@ -30,8 +31,8 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
             yield from pool_candidates(graph, op)
 
 
-def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterable[Kernel]:
+def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected, in_order: bool) -> Iterable[Kernel]:
     if isinstance(op, Conv2d):
-        yield from armv8_a_winograd.candidates(graph, op)
+        yield from armv8_a_winograd.candidates(graph, op, in_order)
         yield from armv8_a_direct.candidates(graph, op)
     yield from armv8_a_dot_lanes.candidates(graph, op)

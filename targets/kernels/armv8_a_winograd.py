@@ -5,7 +5,7 @@ channels a vector; products of 16 matrices in wrapping int16, SMLAL with LD4R br
 tile; the output transform, requantized on the way out. `armv8_a_winograd_proof` says why that is exact.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,35 +13,36 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, QuantGraph
 from qkd.kernel import Kernel
+from qkd.targets.kernels import armv8_a_elements as elements
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, block_channels, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
 from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, st4
-from qkd.targets.kernels.armv8_a_chains import largest_divisor
+from qkd.targets.kernels.armv8_a_chains import INT16_MAX, largest_divisor
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, pad_input, padded_height, padded_width, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
-from qkd.targets.kernels.armv8_a_winograd_proof import POSITIONS, SCALE_BITS, Proof, prove
+from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, POSITIONS, SCALE_BITS, Proof, prove
 from qkd.targets.kernels.generic import Window, window_of
-from qkd.tir import Expr, Pointer, high_half, let, loop, low_half, minimum, nounroll, widen
+from qkd.tir import Expr, Pointer, Register, cast, constant, high_half, let, loop, low_half, minimum, nounroll, widen
 
 QUAD = 4  # tiles side by side that are transformed together
 QUAD_WIDTH = 2 * QUAD
-UNROLLED_STEPS = 4
+UNROLLED_CHANNELS = 16
 STRIP_TILES = 16  # enough for every row of weights to be used from the cache
 DIFFERENCES = ((0, 2, -1), (1, 2, 1), (2, 1, -1), (1, 3, -1))
 """B^T d in one direction: element a plus or minus element b."""
 
 
-def candidates(graph: QuantGraph, op: Conv2d) -> Iterable[Kernel]:
+def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterable[Kernel]:
     """The kernel of a 3 x 3 convolution of stride 1 whose channels fill vectors and whose weights allow it."""
     window, entry, weight = window_of(graph, op), graph.values[op.input], graph.values[op.weight]
     if window.kernel != (3, 3) or window.stride != (1, 1) or window.out_height < 2 or window.out_width < QUAD_WIDTH:
         return
     if window.channels % LANES or weight.shape[0] % LANES:
         return
-    proof = prove(weight.codes, entry, DEPTH)
+    proof = prove(weight.codes, entry, elements.DEPTH if by_element else DEPTH, INT16_MAX if by_element else INT8_MAX)
     if proof is not None:
-        plan = plan_of(window, entry.qparams.zero_point, weight.shape[0], proof)
+        plan = plan_of(window, entry.qparams.zero_point, weight.shape[0], proof, by_element)
         yield _kernel(graph, op, plan)
 
 
@@ -59,6 +60,8 @@ class Plan:
     quads: int
     """Groups of four tiles in a row."""
     strip_rows: int
+    by_element: bool
+    """Transformed codes and weights are int16, [tile][channel], for `armv8_a_elements`."""
 
     @property
     def tiles(self) -> int:
@@ -78,7 +81,7 @@ class Plan:
     @property
     def input_bytes(self) -> int:
         """Bytes of a strip's transformed input, [position][quad][channel / 4][tile of the quad][4 channels]."""
-        return POSITIONS * self.tiles * self.window.channels
+        return POSITIONS * self.tiles * self.window.channels * (2 if self.by_element else 1)
 
     @property
     def padded_start(self) -> int:
@@ -91,12 +94,12 @@ class Plan:
         return self.padded_start + ceil_to(padded_height(self.window) * self.line, VECTOR_BYTES)
 
 
-def plan_of(window: Window, zero_point: int, channels_out: int, proof: Proof) -> Plan:
+def plan_of(window: Window, zero_point: int, channels_out: int, proof: Proof, by_element: bool) -> Plan:
     """Choose the block of channels and the height of a strip."""
     rows, quads = -(-window.out_height // 2), -(-window.out_width // QUAD_WIDTH)
     block = block_channels(channels_out)
     strip = min(rows, max(1, STRIP_TILES // (quads * QUAD)))
-    return Plan(window, zero_point, proof, channels_out, block, rows, quads, strip)
+    return Plan(window, zero_point, proof, channels_out, block, rows, quads, strip, by_element)
 
 
 def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
@@ -107,7 +110,7 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
         pad_input(x, scratch, plan.window, plan.zero_point, plan.padded_start)
         sums = scratch.view("int16")
         with tiles(plan.tile_rows, plan.strip_rows) as first:
-            _transform_input(scratch, plan, first)
+            _transform_input(scratch, sums, plan, first)
             with loop(len(blocks)) as block:
                 _multiply(scratch, sums, weights, plan, block)
                 _transform_output(sums, y, table, plan, op, first, block)
@@ -116,23 +119,21 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
         f"4 * amax * sum of |w| of {plan.proof.group_channels} input channels fits int16, "
         f"so wrapping sums are exact in {plan.proof.groups} group(s)"
     )
-    constants = (arrange_weights(plan.proof.transformed, blocks), table)
+    constants = (arrange_weights(plan.proof.transformed, blocks).astype(np.int16 if plan.by_element else np.int8), table)
     return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, plan.scratch_bytes)
 
 
-def arrange_weights(transformed: NDArray[np.int8], blocks: Sequence[Sequence[int]]) -> NDArray[np.int8]:
+def arrange_weights(transformed: NDArray[np.int64], blocks: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     """(16, O, C) → [block][position][C][channels of a block]."""
     return np.stack([transformed[:, list(block)].transpose(0, 2, 1) for block in blocks])
 
 
-def _transform_input(scratch: Pointer, plan: Plan, first: Expr) -> None:
-    """V = B^T d B of every tile of a strip, in wrapping int8: proved to fit. Four tiles share ten columns."""
+def _transform_input(scratch: Pointer, words: Pointer, plan: Plan, first: Expr) -> None:
+    """V = B^T d B of every tile of a strip, in int8 or int16: proved to fit. Four tiles share ten columns."""
     window, columns = plan.window, 2 * QUAD + 2
     with loop(plan.strip_rows) as row, loop(plan.quads) as quad, loop(window.channels // LANES) as part:
         top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
         source = hide(top * plan.line + left * window.channels + part * LANES + plan.padded_start)
-        quad_bytes = QUAD * window.channels
-        target = let((row * plan.quads + quad) * quad_bytes + part * (LANES * QUAD) + plan.sums_bytes)
         for i, (a, b, sign) in enumerate(DIFFERENCES):
             rows = [
                 [let(scratch.load(source + (k * plan.line + j * window.channels), LANES)) for j in range(columns)]
@@ -140,8 +141,23 @@ def _transform_input(scratch: Pointer, plan: Plan, first: Expr) -> None:
             ]
             line = [_combine(x, y, sign) for x, y in zip(*rows, strict=True)]
             for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
-                values = [_combine(line[2 * t + c], line[2 * t + d], sign_1d) for t in range(QUAD)]
-                st4(scratch, target + (4 * i + j) * plan.tiles * window.channels, values)
+                pairs = [(line[2 * t + c], line[2 * t + d]) for t in range(QUAD)]
+                place = (4 * i + j) * plan.tiles * window.channels
+                if plan.by_element:
+                    _store_words(words, plan, row * plan.quads + quad, part, place, pairs, sign_1d)
+                else:
+                    target = (row * plan.quads + quad) * (QUAD * window.channels) + part * (LANES * QUAD)
+                    st4(scratch, let(target + plan.sums_bytes) + place, [_combine(x, y, sign_1d) for x, y in pairs])
+
+
+def _store_words(
+    words: Pointer, plan: Plan, quad: Expr, part: Expr, place: int, pairs: Sequence[tuple[Expr, Expr]], sign: int
+) -> None:
+    """The second direction in int16: SADDL and SSUBL."""
+    for tile, (x, y) in enumerate(pairs):
+        at = let((quad * QUAD + tile) * plan.window.channels + part * LANES + plan.sums_bytes // 2)
+        for i, half in enumerate((low_half, high_half)):
+            words[at + (place + 8 * i)] = _combine(cast(half(x), "int16"), cast(half(y), "int16"), sign)
 
 
 def _start(number: Expr, size: int, count: int) -> Expr:
@@ -163,30 +179,59 @@ def _multiply(scratch: Pointer, sums: Pointer, weights: Pointer, plan: Plan, blo
         tiles(plan.strip_rows * plan.quads, quads) as quad,
     ):
         tile = position * plan.tiles + quad * QUAD
-        codes = let(tile * channels + group * (depth * QUAD) + plan.sums_bytes)
         rows = let(((block * POSITIONS + position) * channels + group * depth) * plan.block)
-        result = _product(scratch, codes, weights, rows, plan, quads)
+        if plan.by_element:
+            codes = let(tile * channels + group * depth + plan.sums_bytes // 2)
+            result = _product_by_element(sums, codes, weights, rows, plan, quads)
+        else:
+            codes = let(tile * channels + group * (depth * QUAD) + plan.sums_bytes)
+            result = _product(scratch, codes, weights, rows, plan, quads)
         start = let((group * (POSITIONS * plan.tiles) + tile) * plan.block)
-        for i, row in enumerate(result.rows):
+        for i, row in enumerate(result):
             for j, acc in enumerate(row):
                 sums[start + (i * plan.block + j * 8)] = acc.value
 
 
-def _product(scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, quads: int) -> Sums:
+def _product(
+    scratch: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, quads: int
+) -> list[list[Register]]:
     """Sums of some quads over the channels of a group; a quad's codes lie in the order in which they are needed."""
     sums = Sums(plan.block)
-    steps = largest_divisor(plan.proof.group_channels // DEPTH, UNROLLED_STEPS)
 
-    def visit(part: Expr | int) -> None:
-        place = codes + part * (steps * QUAD * DEPTH)
-        addresses = [hidden_address(scratch, place + quad * (QUAD * plan.window.channels)) for quad in range(quads)]
-        sums.add(addresses, QUAD, weights, let(rows + part * (steps * DEPTH * plan.block)), steps)
+    def visit(place: Expr, at: Expr, steps: int) -> None:
+        addresses = [
+            hidden_address(scratch, place * QUAD + codes + quad * (QUAD * plan.window.channels))
+            for quad in range(quads)
+        ]
+        sums.add(addresses, QUAD, weights, let(at + rows), steps)
 
-    visit(0)
-    with loop(plan.proof.group_channels // (DEPTH * steps) - 1) as part:
+    _visit_channels(plan, DEPTH, visit)
+    return sums.rows
+
+
+def _product_by_element(
+    words: Pointer, codes: Expr, weights: Pointer, rows: Expr, plan: Plan, quads: int
+) -> list[list[Register]]:
+    sums = elements.ElementSums(plan.block)
+
+    def visit(place: Expr, at: Expr, steps: int) -> None:
+        start = let(place + codes)
+        places = [start + tile * plan.window.channels for tile in range(quads * QUAD)]
+        sums.add(words, places, weights, let(at + rows), steps)
+
+    _visit_channels(plan, elements.DEPTH, visit)
+    return sums.rows
+
+
+def _visit_channels(plan: Plan, depth: int, visit: Callable[[Expr, Expr, int], None]) -> None:
+    """Some steps of `depth` channels at a time: first channel, its row of weights and the number of steps."""
+    channels = plan.proof.group_channels
+    steps = largest_divisor(channels // depth, UNROLLED_CHANNELS // depth)
+    visit(constant(0), constant(0), steps)
+    with loop(channels // (depth * steps) - 1) as part:
         nounroll()
-        visit(part + 1)
-    return sums
+        channel = let((part + 1) * (steps * depth))
+        visit(channel, channel * plan.block, steps)
 
 
 def _transform_output(

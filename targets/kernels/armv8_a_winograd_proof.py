@@ -27,7 +27,7 @@ G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 class Proof:
     """What makes the kernel safe: the transformed weights and the groups of input channels."""
 
-    transformed: NDArray[np.int8]
+    transformed: NDArray[np.int64]
     """(16, O, C): 4 G g G^T by position."""
     group_channels: int
     groups: int
@@ -43,7 +43,7 @@ def largest_transformed_input(qmin: int, qmax: int) -> int:
     return max(4 * max(abs(qmin), abs(qmax)), 2 * (qmax - qmin))
 
 
-def prove(weight: NDArray[np.int64], entry: Value, step: int) -> Proof | None:
+def prove(weight: NDArray[np.int64], entry: Value, step: int, limit: int) -> Proof | None:
     """Prove that the transform is exact for these weights and any input.
 
     Parameters
@@ -53,14 +53,17 @@ def prove(weight: NDArray[np.int64], entry: Value, step: int) -> Proof | None:
         The input activation, with its range of codes.
     step : int
         Groups have a multiple of `step` channels; C is one.
+    limit : int
+        Largest magnitude of a transformed code or weight that the kernel can hold.
 
     Returns
     -------
     Proof or None
-        None where the transforms leave int8, or not even a group of `step` channels keeps 4 y within int16.
+        None where the transforms exceed `limit`, or not even a group of `step` channels keeps 4 y within int16.
     """
     transformed = transform_weights(weight)
-    if largest_transformed_input(entry.qmin, entry.qmax) > INT8_MAX or int(np.abs(transformed).max()) > INT8_MAX:
+    largest_code = largest_transformed_input(entry.qmin, entry.qmax)
+    if largest_code > limit or int(np.abs(transformed).max()) > limit:
         return None
     amax, channels = max(abs(entry.qmin), abs(entry.qmax)), weight.shape[3]
     sums = np.abs(weight).sum(axis=(1, 2))  # (O, C)
@@ -68,5 +71,5 @@ def prove(weight: NDArray[np.int64], entry: Value, step: int) -> Proof | None:
         if channels % size == 0:
             grouped = sums.reshape(len(sums), channels // size, size).sum(axis=2)
             if 4 * amax * int(grouped.max()) <= INT16_MAX:
-                return Proof(transformed.astype(np.int8), size, channels // size)
+                return Proof(transformed, size, channels // size)
     return None
