@@ -77,8 +77,43 @@ def to_codes(x: Tensor, step: Tensor, codes: CodeRange) -> Tensor:
 
 
 def fake_quantize(x: Tensor, step: Tensor, codes: CodeRange) -> Tensor:
-    """`x` rounded to the grid of `step` and clipped to `codes`; gradients as in the module's docstring."""
-    return to_codes(x, step, codes) * step
+    """`x` rounded to the grid of `step` and clipped to `codes`; gradients as in the module's docstring.
+
+    Compiled it is an expression that fuses with its neighbours; eager it is one node, which halves what a quantized
+    training step costs more than a float one.
+    """
+    if torch.compiler.is_compiling():
+        return to_codes(x, step, codes) * step
+    out: Tensor = _FakeQuantize.apply(x, step, codes)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _FakeQuantize(torch.autograd.Function):
+    """The same value and gradients as `to_codes(x, step, codes) * step`, without its temporaries."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: CodeRange) -> Tensor:
+        v = x / step
+        rounded = v.round().clamp_(codes.qmin, codes.qmax)
+        ctx.save_for_backward(v, rounded, step)
+        ctx.codes = codes
+        return rounded * step
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        v, rounded, step = ctx.saved_tensors
+        grad_x = grad * ((v > ctx.codes.qmin) & (v < ctx.codes.qmax))
+        if step.dim() == 0:
+            return grad_x, _inner(grad, rounded) - _inner(grad_x, v), None
+        others = [axis for axis in range(grad.dim()) if step.shape[axis] == 1]
+        return grad_x, (grad * rounded - grad_x * v).sum(others, keepdim=True), None
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of products over all elements; a dot product where both lie in memory alike, which they mostly do."""
+    if a.dim() == 4:  # channels last is flat memory in this order
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
+    return torch.dot(a.reshape(-1).float(), b.reshape(-1).float())
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -115,6 +115,27 @@ def test_the_gradient_of_a_step_is_scaled_by_one_over_root_n_times_qmax() -> Non
     torch.testing.assert_close(learned.raw.grad, plain.grad / math.sqrt(5 * codes.qmax), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (6, 7)], ids=["image", "matrix"])
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_the_eager_node_equals_the_expression_that_is_compiled(shape: tuple[int, ...], per_channel: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    codes = CodeRange(-2, 3)
+    step_shape = (shape[0], *[1] * (len(shape) - 1)) if per_channel else ()
+    x, upstream = (torch.randn(shape, generator=generator) * 3 for _ in range(2))
+    s = torch.rand(step_shape, generator=generator) + 0.5
+    if len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    found = []
+    for function in (fake_quantize, lambda x, s, c: to_codes(x, s, c) * s):
+        leaves = [t.clone().requires_grad_() for t in (x, s)]
+        out = function(*leaves, codes)
+        out.backward(upstream)
+        found.append((out.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found[0][0], found[1][0])
+
+
 def test_each_channel_has_its_own_step() -> None:
     learned = LearnedStep(weight_range(8), (2, 1), 1)
     learned.start_from(torch.tensor([1.0, 10.0]))
