@@ -46,14 +46,14 @@ def annotated_listing(run: DeviceRun, target: Target, layer: str, least: int = 1
     if layer not in run.executed:
         raise RecipeError(f"no layer {layer!r} was counted; there are {', '.join(run.executed)}")
     counts = {address: count for address, count in run.executed[layer].items() if count >= least}
-    executed = [entry for entry in _disassembly(run.image, target) if entry[1] in counts]
+    executed = [entry for entry in disassembly(run.image, target) if entry[1] in counts]
     return "".join(
         f"{symbol}\n" + "".join(f"{counts[address]:>10}  {line.strip()}\n" for _, address, line in entries)
         for symbol, entries in groupby(executed, key=itemgetter(0))
     )
 
 
-def _disassembly(image: bytes, target: Target) -> list[tuple[str, int, str]]:
+def disassembly(image: bytes, target: Target) -> list[tuple[str, int, str]]:
     """(symbol line, address, line) of every instruction."""
     objdump = target.compiler.removesuffix("gcc") + "objdump"
     with working_folder() as folder:

@@ -4,23 +4,24 @@ Costs by class: arithmetic 1; n loads in a row 1 + n; a store 1; a taken branch 
 a number of cycles fitted to `targets.cycle_model` on the emulator. Only the order of the estimates matters.
 """
 
-from qkd.targets.kernels.armv7e_m_activations import Columns
+from qkd.targets.kernels.armv7e_m_activations import Columns, Rows
 from qkd.targets.kernels.armv7e_m_gemm import Product
-from qkd.targets.kernels.armv7e_m_lookup_body import LANES, TILE_CHANNELS, Lookup
+from qkd.targets.kernels.armv7e_m_lookup_geometry import LANES, TILE_CHANNELS, Lookup
 from qkd.targets.kernels.generic import Window
 
 BRANCH = 2
-SEGMENT = 40
-"""Cycles around the inner loop: pointers, accumulators from and to the stack."""
-TILE = 30
-OUTPUT = 7
+SEGMENT = 34
+"""Cycles around an inner loop: pointers, sums from and to memory."""
+OUTPUT = 5
 """Cycles of the epilogue for one output."""
 EXPAND_QUAD = 7
 GATHER_ROW = 12
 GATHER_PIXEL = 20
+COPY_BYTE = 12
+"""Cycles a byte of the padded copy takes: filled, then copied."""
 
 
-def smlad_cycles(product: Product, activations: object, window: Window, channels: int) -> int:
+def smlad_cycles(product: Product, activations: Rows | Columns, window: Window, channels: int) -> int:
     """Cycles of a layer by `Product`, its activations included."""
     tile, pixels = product.tile, window.out_height * window.out_width
     columns = isinstance(activations, Columns)
@@ -28,7 +29,7 @@ def smlad_cycles(product: Product, activations: object, window: Window, channels
     tiles = -(-across // tile.pixels) * (1 if columns else window.out_height) * -(-channels // tile.channels)
     inner = product.segments * (SEGMENT + product.turns * _turn(product))
     outputs = tile.pixels * tile.channels * OUTPUT
-    return tiles * (TILE + inner + outputs) + _expand(product, activations, window) + _correct(product, tiles, channels)
+    return tiles * (inner + outputs) + _expand(product, activations, window) + _correct(product, tiles, channels)
 
 
 def _turn(product: Product) -> int:
@@ -39,11 +40,12 @@ def _turn(product: Product) -> int:
     return loads + pairs * (1 + tile.pixels) + 2 + BRANCH
 
 
-def _expand(product: Product, activations: object, window: Window) -> int:
+def _expand(product: Product, activations: Rows | Columns, window: Window) -> int:
     if isinstance(activations, Columns):
         run = -(-window.kernel[1] * window.channels // 4)
         column = GATHER_PIXEL + window.kernel[0] * (GATHER_ROW + run * EXPAND_QUAD)
-        return window.out_height * window.out_width * column
+        copy = 0 if activations.is_direct else COPY_BYTE * activations.image_shape[0] * activations.image_shape[1]
+        return window.out_height * window.out_width * column + copy
     return (window.height + sum(window.padding[:2])) * window.width * -(-window.channels // 4) * EXPAND_QUAD
 
 
@@ -56,9 +58,9 @@ def _correct(product: Product, tiles: int, channels: int) -> int:
 
 LOOKUP = 1 + 3 + 2
 """UXTAB, LDRD and two QADD16: 12 products."""
-TABLE = 190
+TABLE = 205
 """Cycles to build a table."""
-LOOKUP_OUTPUT = 9
+LOOKUP_OUTPUT = 11
 UNPACK_CODE = 6
 
 
@@ -70,4 +72,4 @@ def lookup_cycles(plan: Lookup) -> int:
     rows = (w.out_height - 1) * w.stride[0] + w.kernel[0]
     tables = rows * plan.positions * plan.groups * TABLE
     codes = plan.out_channels // TILE_CHANNELS * w.kernel[0] * plan.run * TILE_CHANNELS * UNPACK_CODE
-    return tiles * (TILE + runs + LANES * TILE_CHANNELS * LOOKUP_OUTPUT) + tables + codes
+    return tiles * (runs + LANES * TILE_CHANNELS * LOOKUP_OUTPUT) + tables + codes

@@ -73,8 +73,8 @@ class _Tile:
         acc = [[Register() for _ in range(TILE_CHANNELS)] for _ in range(pixels)]
         first = let(column * (self.window.stride[1] * self.rows.pixel_words) + self.quad * 2)
         if height * width <= UNROLLED_TAPS:
-            for window_row in range(height):
-                self._accumulate(acc, first, window_row)
+            for i in range(height):
+                self._accumulate(acc, first, i)
         else:
             with rolled(height) as window_row:
                 self._accumulate(acc, first, window_row)

@@ -19,14 +19,14 @@ from qkd.graph import Conv2d, QuantGraph, Value
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_candidate import Candidate
 from qkd.targets.kernels.armv7e_m_cost import lookup_cycles
-from qkd.targets.kernels.armv7e_m_lookup_body import (
+from qkd.targets.kernels.armv7e_m_lookup_body import lookup_kernel
+from qkd.targets.kernels.armv7e_m_lookup_geometry import (
     ENTRIES,
     ENTRIES_PER_FRACTION,
     GROUP,
     LANES,
     TILE_CHANNELS,
     Lookup,
-    lookup_kernel,
 )
 from qkd.targets.kernels.bounds import fits_int16
 from qkd.targets.kernels.generic import Window, window_of
@@ -45,7 +45,8 @@ def lookup_indices(groups: NDArray[np.int64]) -> NDArray[np.int64]:
     """Table entries (0 to 26) in the order of the kernel: [tile][window row][group][output channel of the tile]."""
     entries = ((groups + 1) * 3 ** np.arange(GROUP)).sum(axis=-1)
     out, height, run = entries.shape
-    return entries.reshape(out // TILE_CHANNELS, TILE_CHANNELS, height, run).transpose(0, 2, 3, 1).ravel()
+    tiles = entries.reshape(out // TILE_CHANNELS, TILE_CHANNELS, height, run)
+    return np.asarray(tiles.transpose(0, 2, 3, 1).ravel())
 
 
 def pack_indices(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
