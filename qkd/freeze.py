@@ -24,7 +24,7 @@ from qkd.graph import (
 )
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
 from qkd.student import QuantStudent
-from qkd.tracing import INPUT
+from qkd.traced import INPUT
 from qkd.weighted_layers import ConvLayer, LinearLayer, WeightedLayer
 
 

@@ -15,7 +15,8 @@ from qkd.bits import Bits
 from qkd.errors import InvariantError, UnsupportedOpError
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
 from qkd.quantizer import CodeRange, weight_range
-from qkd.tracing import INPUT, TracedOp, trace
+from qkd.traced import INPUT, TracedOp
+from qkd.tracing import trace
 from qkd.weighted_layers import ConvLayer, Geometry, LinearLayer, WeightArguments, WeightedLayer
 
 OUTER_BITS = 8
@@ -107,7 +108,7 @@ def prepare(model: nn.Module, bits: Bits, input_shape: Shape) -> QuantStudent:
     Parameters
     ----------
     model : nn.Module
-        Float, traceable, of the operators in `qkd.tracing.ALLOWED`; left as it was.
+        Float, traceable, of the operators in `qkd.traced.ALLOWED`; left as it was.
     bits : Bits
         The first and last layer's weights keep 8 bits, and so do activations that feed no convolution or hidden
         linear layer: the branches of an add, the classifier's input.
