@@ -1,0 +1,172 @@
+"""DSP-extension kernels equal the reference on Cortex-M4, M7 and M33, whichever is chosen, up to their limits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph, Reshape
+from qkd.kernel import Kernel
+from qkd.targets import load_target
+from qkd.targets.kernels import armv7e_m, armv7e_m_convolution, armv7e_m_lookup, choose_kernels, generic
+from qkd.targets.kernels.armv7e_m_lookup import pack_indices, safe_chunks, ternary_groups
+from qkd.targets.kernels.armv7e_m_weights import WeightFormat, tile_starts
+from qkd.targets.kernels.bounds import fits_int16, fits_int32
+from qkd.targets.runners import open_runner
+from qkd.verification import verify
+from tests.lowering import lowered
+from tests.strategies import RandomGraph, random_inputs
+from tests.stub_library import device_or_skip
+from tests.test_kernels_mve import networks
+
+CORES = ("cortex_m4", "cortex_m7", "cortex_m33")
+EMULATED = {"deadline": None, "phases": (Phase.explicit, Phase.reuse, Phase.generate),
+            "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}  # fmt: skip
+
+
+def every_kernel(graph: QuantGraph, op: Op) -> list[Kernel]:
+    """All kernels of an operator, the generic one among them."""
+    target = load_target("cortex_m4")
+    return [*armv7e_m.candidates(graph, op, target), *generic.candidates(graph, op, target)]
+
+
+def assert_device_equals_reference(graph: QuantGraph, core: str, kernels: tuple[Kernel, ...]) -> None:
+    library = lowered(graph, device_or_skip(core), kernels)
+    entry = graph.values[graph.inputs[0]]
+    corners = [np.full((1, *entry.shape[1:]), code, np.int8) for code in (entry.qmin, entry.qmax)]
+    with open_runner(library) as runner:
+        proof = verify(library, np.concatenate([*corners, random_inputs(graph, 2)]), runner)
+    assert proof.differing == 0, proof.first_difference
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("core", CORES)
+@settings(max_examples=7, **EMULATED)
+@given(graph=networks(), data=st.data())
+def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
+    core: str, graph: QuantGraph, data: st.DataObject
+) -> None:
+    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
+    kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op))) for op in steps)
+    assert_device_equals_reference(graph, core, kernels)
+
+
+def one_layer(shape: tuple[int, ...], out: int, kernel: tuple[int, int], weight: str, source: str = "s8") -> QuantGraph:
+    """A convolution whose weights are all at their limits; in two channels they have one sign."""
+    g = RandomGraph(3, shape, source)
+    graph = g.build(g.conv(g.input, out, kernel, weight=weight, activation="s8", extreme=True))
+    [value] = [value for value in graph.values.values() if value.data is not None]
+    assert value.data is not None
+    value.data[0], value.data[1] = value.qmin, value.qmax
+    return graph
+
+
+LIMITS = {
+    "4 bits, the largest sum that the scaled form allows": ((2, 2, 585), "4", "smlad_columns_w4_"),
+    "4 bits, one channel more": ((2, 2, 586), "4", "smlad_columns_w4u_"),
+    "ternary, the largest sum that the scaled form allows": ((2, 2, 1023), "ternary", "smlad_columns_w2_"),
+    "ternary, one channel more": ((2, 2, 1024), "ternary", "smlad_columns_w2u_"),
+    "lookup, the largest sum of int16": ((2, 2, 255), "ternary", "lookup_int16_1"),
+    "lookup, one channel more": ((2, 2, 256), "ternary", "lookup_int32_2"),
+}
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("limit", LIMITS)
+def test_sums_at_the_limit_of_a_proof_are_exact_and_the_next_channel_takes_a_wider_kernel(limit: str) -> None:
+    shape, weight, variant = LIMITS[limit]
+    graph = one_layer(shape, 4, (1, 1), weight)
+    kernel = next(k for k in every_kernel(graph, graph.ops[0]) if k.variant.startswith(variant))
+    assert_device_equals_reference(graph, "cortex_m4", (kernel,))
+
+
+def test_scaled_weights_are_offered_only_while_every_sum_fits_int32() -> None:
+    fits, exceeds = one_layer((2, 2, 585), 4, (1, 1), "4"), one_layer((2, 2, 586), 4, (1, 1), "4")
+    scaled = [[k for k in every_kernel(g, g.ops[0]) if "_w4_" in k.variant] for g in (fits, exceeds)]
+    assert scaled[0]
+    assert not scaled[1]
+
+
+@given(st.integers(1, 400), st.sampled_from([(-128, 127), (0, 15), (-8, 7)]))
+def test_the_bounds_are_those_of_the_worst_input(width: int, limits: tuple[int, int]) -> None:
+    g = RandomGraph(width, (1, 1, width), "s8")
+    entry = replace(g.values[g.input], qmin=limits[0], qmax=limits[1])
+    rows = g.rng.integers(-7, 8, (3, width))
+    inputs = [np.where(rows * sign > 0, limits[1], limits[0]) for sign in (-1, 1)]
+    worst = max(int(np.abs((codes * rows).sum(axis=1)).max()) for codes in inputs)
+    assert not fits_int16(rows, entry) or worst < 2**15
+    assert not fits_int32(rows, entry, 12) or worst << 12 < 2**31
+
+
+@given(st.lists(st.integers(0, 26), min_size=1, max_size=40))
+def test_packed_table_entries_come_back_as_digits_in_base_27(entries: list[int]) -> None:
+    packed = pack_indices(np.array(entries)).astype(np.int64)[:-1].reshape(-1, 3)
+    digits = []
+    for low, middle, high in packed:
+        fraction = low << 8 | middle << 16 | high << 24
+        for _ in range(5):
+            digits.append(fraction * 27 >> 32)
+            fraction = fraction * 27 & 0xFFFFFFFF
+    assert digits[: len(entries)] == entries
+    assert len(packed) == -(-len(entries) // 5)
+
+
+def test_a_window_row_is_cut_until_its_parts_fit_int16() -> None:
+    graph = one_layer((4, 4, 128), 4, (3, 3), "ternary")
+    op = graph.ops[0]
+    assert isinstance(op, Conv2d)
+    groups = ternary_groups(graph.values[op.weight].codes)
+    assert safe_chunks(groups, graph.values[op.input]) == 3
+
+
+@given(st.sampled_from([8, 4, 2]), st.booleans(), st.integers(1, 5), st.integers(1, 4), st.integers(0, 99))
+def test_packed_weights_hold_every_weight_once(bits: int, top: bool, out: int, tile: int, seed: int) -> None:
+    out = max(out, tile)
+    limit = 1 << (bits - 1)
+    rows = np.random.default_rng(seed).integers(-limit, limit, (out, 32))
+    fmt = WeightFormat(bits, top)
+    words = fmt.pack(rows, tile).astype(np.int64) & 0xFFFFFFFF
+    fields = (words[..., None] >> bits * np.arange(32 // bits) & (1 << bits) - 1).reshape(len(words), -1)
+    tiles = np.array([rows[start : start + tile] for start in tile_starts(out, tile)])
+    expected = (tiles + fmt.zero & (1 << bits) - 1).reshape(len(words), -1)
+    assert np.array_equal(np.sort(fields), np.sort(expected))
+
+
+@given(st.integers(1, 50), st.integers(1, 8))
+def test_tiles_cover_everything_and_stay_inside(count: int, size: int) -> None:
+    size = min(size, count)
+    starts = tile_starts(count, size)
+    assert set().union(*(range(start, start + size) for start in starts)) == set(range(count))
+
+
+def test_candidates_come_cheapest_first_and_say_what_they_cost() -> None:
+    g = RandomGraph(0, (8, 8, 64), "u8")
+    graph = g.build(g.conv(g.input, 64, (3, 3), padding=(1, 1, 1, 1), weight="ternary"))
+    op = graph.ops[0]
+    assert isinstance(op, Conv2d)
+    kernels = every_kernel(graph, op)
+    estimates = [*armv7e_m_convolution.candidates(graph, op), *armv7e_m_lookup.candidates(graph, op)]
+    cycles = {candidate.variant: candidate.cycles for candidate in estimates}
+    order = [cycles[kernel.variant] for kernel in kernels[:-1]]
+    assert order == sorted(order)
+    assert kernels[0].variant == "lookup_int32_1"
+    assert f"estimated at {order[0]:,} cycles" in kernels[0].why
+    assert "max|q| * sum|w| < 2**15" in kernels[0].why
+
+
+def test_a_cap_on_the_scratch_takes_the_cheapest_kernel_below_it() -> None:
+    g = RandomGraph(0, (8, 8, 64), "u8")
+    graph = g.build(g.conv(g.input, 64, (3, 3), padding=(1, 1, 1, 1), weight="ternary"))
+    target = load_target("cortex_m4")
+    variants = [choose_kernels(graph, target, cap)[0].variant for cap in (None, 30_000, 600)]
+    assert variants == ["lookup_int32_1", "smlad_rows_w2_2x2x6", "generic"]
+
+
+def test_fully_connected_layers_take_four_channels_at_a_time() -> None:
+    g = RandomGraph(0, (64,), "u8")
+    graph = g.build(g.fully_connected(g.input, 10))
+    op = graph.ops[0]
+    assert isinstance(op, FullyConnected)
+    assert every_kernel(graph, op)[0].variant.startswith("smlad_columns_w8_1x4")
