@@ -34,5 +34,5 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
 def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected, in_order: bool) -> Iterable[Kernel]:
     if isinstance(op, Conv2d):
         yield from armv8_a_winograd.candidates(graph, op, in_order)
-        yield from armv8_a_direct.candidates(graph, op)
+        yield from armv8_a_direct.candidates(graph, op, in_order)
     yield from armv8_a_dot_lanes.candidates(graph, op)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to
-from qkd.tir import Operand, Pointer, let, loop
+from qkd.tir import Operand, Pointer, cast, high_half, let, loop, low_half
 
 
 def channel_blocks(channels: int, size: int) -> tuple[tuple[int, ...], ...]:
@@ -44,7 +44,7 @@ def unpacked_bytes(groups: int, vectors: int, bits: int) -> int:
 
 
 def unpack(packed: Pointer, block: Operand, shape: Sequence[int], bits: int, to: Pointer, start: int) -> None:
-    """Write a block of `pack_vectors`, whose shape is `shape`, to bytes from `start` on."""
+    """Write a block of `pack_vectors`, whose shape is `shape`, from element `start` on, as int8 or int16."""
     _, groups, vectors, _ = shape
     fields = 8 // bits
     with loop(groups) as group, loop(vectors) as vector:
@@ -52,4 +52,9 @@ def unpack(packed: Pointer, block: Operand, shape: Sequence[int], bits: int, to:
         word = let(packed.load(source * VECTOR_BYTES, VECTOR_BYTES))
         for field in range(fields):
             target = (group * fields + field) * vectors + vector
-            to[target * VECTOR_BYTES + start] = word << 8 - bits * (field + 1) >> 8 - bits
+            codes = let(word << 8 - bits * (field + 1) >> 8 - bits)
+            if to.dtype == "int16":
+                for half, part in enumerate((low_half, high_half)):
+                    to[target * VECTOR_BYTES + (start + 8 * half)] = cast(part(codes), "int16")
+            else:
+                to[target * VECTOR_BYTES + start] = codes

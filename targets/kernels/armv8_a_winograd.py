@@ -25,6 +25,7 @@ from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, POSITIONS, SCAL
 from qkd.targets.kernels.generic import Window, window_of
 from qkd.tir import Expr, Pointer, Register, cast, constant, high_half, let, loop, low_half, minimum, nounroll, widen
 
+CENTRE_POSITION = 5  # of row 1 and column 1: A^T M A adds it to each of the four outputs
 QUAD = 4  # tiles side by side that are transformed together
 QUAD_WIDTH = 2 * QUAD
 UNROLLED_CHANNELS = 16
@@ -106,21 +107,30 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
     blocks = channel_blocks(plan.channels_out, plan.block)
     table = block_table(op.epilogue, channel_blocks(plan.channels_out, LANES))
 
-    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
+    def body(
+        x: Pointer, weights: Pointer, table: Pointer, centres: Pointer, totals: Pointer, y: Pointer, scratch: Pointer
+    ) -> None:
         pad_input(x, scratch, plan.window, plan.zero_point, plan.padded_start)
         sums = scratch.view("int16")
         with tiles(plan.tile_rows, plan.strip_rows) as first:
             _transform_input(scratch, sums, plan, first)
             with loop(len(blocks)) as block:
                 _multiply(scratch, sums, weights, plan, block)
-                _transform_output(sums, y, table, plan, op, first, block)
+                _transform_output(sums, y, (table, centres, totals), plan, op, first, block)
 
     why = (
-        f"4 * amax * sum of |w| of {plan.proof.group_channels} input channels fits int16, "
+        f"4 y over {plan.proof.group_channels} input channels ranges over fewer than 2**16 numbers, "
         f"so wrapping sums are exact in {plan.proof.groups} group(s)"
     )
-    constants = (arrange_weights(plan.proof.transformed, blocks).astype(np.int16 if plan.by_element else np.int8), table)
+    transformed = arrange_weights(plan.proof.transformed, blocks).astype(np.int16 if plan.by_element else np.int8)
+    constants = (transformed, table, *_centre_tables(plan.proof))
     return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, plan.scratch_bytes)
+
+
+def _centre_tables(proof: Proof) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
+    """What is added to a product of each group, -4 centre in int16, and what is added in int32 at the end."""
+    scaled = proof.centre << SCALE_BITS
+    return (-scaled & 0xFFFF).astype(np.uint16).view(np.int16), scaled.sum(axis=0).astype(np.int32)
 
 
 def arrange_weights(transformed: NDArray[np.int64], blocks: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -235,10 +245,12 @@ def _visit_channels(plan: Plan, depth: int, visit: Callable[[Expr, Expr, int], N
 
 
 def _transform_output(
-    sums: Pointer, y: Pointer, table: Pointer, plan: Plan, op: Conv2d, first: Expr, block: Expr
-) -> None:
+    sums: Pointer, y: Pointer, tables: tuple[Pointer, Pointer, Pointer], plan: Plan, op: Conv2d, first: Expr,
+    block: Expr,
+) -> None:  # fmt: skip
     """4 y = A^T M A in wrapping int16, then the epilogue, for sixteen channels of every tile of a strip."""
     window, parts = plan.window, plan.block // LANES
+    table, centres, totals = tables
     with loop(parts) as part:
         channels = load_channels(table, block * parts + part, LANES)
         channel = let((block * parts + part) * LANES)
@@ -246,19 +258,23 @@ def _transform_output(
             source = let(((row * plan.quads + quad) * QUAD + tile) * plan.block + part * LANES)
             top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
             target = let((top * window.out_width + left + tile * 2) * plan.channels_out + channel)
-            halves = [_outputs(sums, source + 8 * half, plan) for half in range(2)]
+            halves = [_outputs(sums, source + 8 * half, centres, channel + 8 * half, plan) for half in range(2)]
             for k in range(4):
                 accs = [v for half in halves for v in half[k]]
+                if not plan.proof.is_centred:
+                    accs = [let(acc + totals.load(channel + 4 * i, 4)) for i, acc in enumerate(accs)]
                 pixel = (k // 2 * window.out_width + k % 2) * plan.channels_out
                 y[target + pixel] = to_codes(accs, op.epilogue, channels, SCALE_BITS)
 
 
-def _outputs(sums: Pointer, source: Expr, plan: Plan) -> list[list[Expr]]:
+def _outputs(sums: Pointer, source: Expr, centres: Pointer, channel: Expr, plan: Plan) -> list[list[Expr]]:
     """The four outputs of a tile for eight channels, times 4, each as two int32x4; groups are added in int32."""
     totals: list[list[Expr]] = []
     for group in range(plan.proof.groups):
         at = source + group * (POSITIONS * plan.tiles * plan.block)
         m = [let(sums.load(at + p * (plan.tiles * plan.block), 8)) for p in range(POSITIONS)]
+        if not plan.proof.is_centred:
+            m[CENTRE_POSITION] = let(m[CENTRE_POSITION] + centres.load(channel + group * plan.channels_out, 8))
         columns = [_outputs_1d([m[4 * i + j] for i in range(4)]) for j in range(4)]
         outputs = [y for k in range(2) for y in _outputs_1d([columns[j][k] for j in range(4)])]
         wide = [[widen(half(y)) for half in (low_half, high_half)] for y in outputs]
