@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qkd.quantizer import CodeRange, LearnedStep, activation_range, initial_activation_step
+from qkd.quantizer import CodeRange, LearnedStep, activation_range, initial_activation_step, substitute_codes
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,6 @@ class ActivationQuantizer(LearnedStep):
 
     def with_codes(self, y: Tensor, stored: Tensor) -> Coded:
         """The device's codes as value, with the gradients of quantizing the real `y`."""
-        soft = self.to_codes(y)
-        exact = (stored - self.zero_point).to(soft.dtype)
-        return Coded(soft + (exact - soft).detach(), self.grid())
+        grid = self.grid()
+        exact = (stored - self.zero_point).to(y.dtype)
+        return Coded(substitute_codes(y, grid.step, self.codes, exact), grid)

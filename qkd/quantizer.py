@@ -109,6 +109,26 @@ class _FakeQuantize(torch.autograd.Function):
         return grad_x, (grad * rounded - grad_x * v).sum(others, keepdim=True), None
 
 
+def substitute_codes(x: Tensor, step: Tensor, codes: CodeRange, exact: Tensor) -> Tensor:
+    """`exact` as value, with the gradients of `to_codes(x, step, codes)`; the step is one number."""
+    out: Tensor = _SubstituteCodes.apply(x, step, codes, exact)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _SubstituteCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, codes: CodeRange, exact: Tensor) -> Tensor:
+        ctx.save_for_backward(x / step, step)
+        ctx.codes = codes
+        return exact
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        v, step = ctx.saved_tensors
+        grad_x = grad * ((v > ctx.codes.qmin) & (v < ctx.codes.qmax)) / step
+        return grad_x, -_inner(grad_x, v), None, None
+
+
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products over all elements; a dot product where both lie in memory alike, which they mostly do."""
     if a.dim() == 4:  # channels last is flat memory in this order

@@ -14,6 +14,7 @@ from qkd.errors import UnsupportedOpError
 from qkd.fixed_point import BiasAdd, Requantize, choose_bias_add, choose_requantize, requantize
 from qkd.graph import accumulator_bound
 from qkd.layers import Layer
+from qkd.levels import WeightLevels
 from qkd.quantizer import CodeRange, LearnedStep, initial_weight_step
 
 EXACT_FLOAT32 = 2**24  # every integer up to here is a float32, so bounded sums are exact in any order
@@ -57,13 +58,20 @@ class WeightedLayer(Layer):
         self.rectified = given["rectified"]
         channels = 1 if output is None else weight.shape[0]
         shape = (channels, *[1] * (weight.dim() - 1))
-        self.weight_step = LearnedStep(given["codes"], shape, weight.numel() // channels)
+        self.weight_step: LearnedStep | WeightLevels = LearnedStep(given["codes"], shape, weight.numel() // channels)
 
     def start_weight_step(self) -> None:
         """Fit the weight's steps to the weights as they are now."""
         if not bool(torch.isfinite(self.weight).all()):
             raise UnsupportedOpError(f"the weights of {self.name} hold NaN or infinity; train again with a lower rate")
-        self.weight_step.start_from(initial_weight_step(self.weight, self.weight_step.codes, self.output is not None))
+        if isinstance(self.weight_step, LearnedStep):
+            codes = self.weight_step.codes
+            self.weight_step.start_from(initial_weight_step(self.weight, codes, self.output is not None))
+
+    def weight_scale(self) -> Tensor:
+        """What one code of the weights stands for: (O, 1, ...) or (1, 1, ...)."""
+        quantizer = self.weight_step
+        return quantizer.step() if isinstance(quantizer, LearnedStep) else quantizer.step(self.weight)
 
     def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's sums of products."""
@@ -85,7 +93,7 @@ class WeightedLayer(Layer):
         zeros = x.grid.zero_point * self._code_sums()
         stored = acc.detach().to(torch.int64) + _broadcast(torch.from_numpy(zeros), acc)
         scale, shift = self.folded(x.grid)
-        y = (acc * _broadcast(scale, acc) + _broadcast(shift, acc)).float()
+        y = (acc * _broadcast(scale.to(acc.dtype), acc) + _broadcast(shift.to(acc.dtype), acc)).float()
         epilogue = self.epilogue(x.grid)
         offset = _broadcast(torch.tensor(epilogue.offset), acc)
         if isinstance(epilogue, Requantize):
@@ -102,7 +110,7 @@ class WeightedLayer(Layer):
     def folded(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """Float64 (scale, shift) of each channel: real output = accumulator of centred codes * scale + shift."""
         scale, shift = self._affine()
-        return scale * grid.step.double() * self.weight_step.step().double().reshape(-1), shift
+        return scale * grid.step.double() * self.weight_scale().double().reshape(-1), shift
 
     def epilogue(self, grid: Grid) -> Requantize | BiasAdd:
         """The integers that turn accumulators of stored codes into the output, given the input's grid."""

@@ -17,6 +17,7 @@ from qkd.quantizer import (
     initial_weight_step,
     least_squares_step,
     positive,
+    substitute_codes,
     ternary_step,
     to_codes,
     weight_range,
@@ -134,6 +135,21 @@ def test_the_eager_node_equals_the_expression_that_is_compiled(shape: tuple[int,
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(found[0][0], found[1][0])
+
+
+def test_substituted_codes_have_the_value_given_and_the_gradients_of_quantizing() -> None:
+    generator = torch.Generator().manual_seed(4)
+    codes, upstream = CodeRange(0, 15), torch.randn(2, 3, 4, 5, generator=generator)
+    x, exact = torch.randn(2, 3, 4, 5, generator=generator) * 9, torch.randint(0, 16, (2, 3, 4, 5)).float()
+    gradients = []
+    for function in (lambda x, s: substitute_codes(x, s, codes, exact), lambda x, s: to_codes(x, s, codes)):
+        leaves = [x.clone().requires_grad_(), torch.tensor(0.7, requires_grad=True)]
+        out = function(*leaves)
+        out.backward(upstream)
+        gradients.append([leaf.grad for leaf in leaves])
+    assert torch.equal(substitute_codes(x, torch.tensor(0.7), codes, exact), exact)
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_channel_has_its_own_step() -> None:
