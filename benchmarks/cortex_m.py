@@ -1,0 +1,136 @@
+"""Instructions, estimated cycles and memory of MLPerf Tiny's shapes on Cortex-M, beside CMSIS-NN's.
+
+`python -m benchmarks.cortex_m` runs every core, network and format in the emulator (about five minutes on two cores),
+compares every element of every layer with the reference, prints a table and writes results/cortex_m.json.
+Weights are random: neither instructions nor memory depend on them, but for the proofs that pick wider kernels.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.networks import NETWORKS
+from benchmarks.record import write_record
+from qkd.bits import Bits
+from qkd.device_run import DeviceRun
+from qkd.graph import QuantGraph
+from qkd.lower import Library, lower
+from qkd.passes.plan_memory import PlanMemory
+from qkd.target import Target
+from qkd.targets import load_target
+from qkd.targets.cycle_model import estimate_cycles
+from qkd.targets.kernels import choose_kernels
+from qkd.targets.runners import open_runner
+from qkd.verification import Verification, verify
+from tests.strategies import random_inputs
+
+CORES = ("cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
+FORMATS = ("W8A8", "W4A8", "ternary-A8")
+SAMPLES = 4
+
+CMSIS_NN: Mapping[tuple[str, str], tuple[int, int]] = {
+    ("cortex_m4", "resnet8"): (29_759_000, 51_640_000),
+    ("cortex_m4", "ds_cnn"): (7_845_000, 13_973_000),
+    ("cortex_m4", "autoencoder"): (579_000, 1_371_000),
+    ("cortex_m7", "resnet8"): (29_824_000, 51_755_000),
+    ("cortex_m7", "ds_cnn"): (7_761_000, 14_020_000),
+    ("cortex_m7", "autoencoder"): (579_000, 1_370_000),
+    ("cortex_m33", "resnet8"): (29_790_000, 51_560_000),
+    ("cortex_m33", "ds_cnn"): (7_800_000, 13_970_000),
+    ("cortex_m33", "autoencoder"): (579_000, 1_370_000),
+    ("cortex_m55", "resnet8"): (4_808_000, 7_085_000),
+    ("cortex_m55", "ds_cnn"): (1_785_000, 2_552_000),
+    ("cortex_m55", "autoencoder"): (147_000, 144_000),
+}
+"""Instructions of CMSIS-NN 99f736a with 8 and with 4-bit weights: GCC 12.2 -Ofast, counted in the same emulator."""
+
+
+def main() -> None:
+    """Measure what was asked for, print the table and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
+    parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
+    parser.add_argument("--bits", nargs="+", type=Bits.parse, default=[Bits.parse(text) for text in FORMATS])
+    parser.add_argument("--no-record", action="store_true", help="only print")
+    options = parser.parse_args()
+    rows, tools = [], {}
+    for core in options.cores:
+        for network in options.networks:
+            for bits in options.bits:
+                row, run = measure(NETWORKS[network](bits), load_target(core))
+                rows.append({"core": core, "network": network, "bits": str(bits), **row})
+                tools[core] = dict(run.tool_versions)
+                print(f"{core} {network} {bits}: {row['instructions']:,}", flush=True)
+    Console(width=160).print(_table(rows))
+    if not options.no_record:
+        print(write_record("cortex_m", rows, device_tools=tools, samples=SAMPLES, cmsis_nn=_comparison()))
+
+
+def measure(graph: QuantGraph, target: Target) -> tuple[dict[str, Any], DeviceRun]:
+    """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
+    kernels = choose_kernels(graph, target)
+    scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
+    in_place = frozenset(kernel.op for kernel in kernels if kernel.in_place)
+    library = lower(PlanMemory(scratch_bytes, in_place)(graph), target, kernels)
+    inputs = random_inputs(graph, SAMPLES)
+    with open_runner(library) as runner:
+        proof = verify(library, inputs, runner)
+        run = runner(inputs[:1], profile=True)
+    return _row(library, proof, run), run
+
+
+def _row(library: Library, proof: Verification, run: DeviceRun) -> dict[str, Any]:
+    cycles = estimate_cycles(run, library.target)
+    return {
+        "instructions": run.instructions,
+        "cycles_estimate": None if cycles is None else sum(cycles.values()),
+        "text_bytes": library.text_bytes,
+        "rodata_bytes": library.rodata_bytes,
+        "arena_bytes": library.graph.arena_bytes,
+        "scratch_bytes": max(kernel.scratch_bytes for kernel in library.kernels),
+        "stack_bytes": run.stack_bytes,
+        "differing": proof.differing,
+        "elements": proof.elements,
+        "layers": [
+            {
+                "op": kernel.op,
+                "variant": kernel.variant,
+                "instructions": (run.layer_instructions or {}).get(kernel.op),
+                "cycles_estimate": None if cycles is None else cycles[kernel.op],
+                "scratch_bytes": kernel.scratch_bytes,
+            }
+            for kernel in library.kernels
+        ],
+    }
+
+
+def _comparison() -> list[dict[str, Any]]:
+    return [
+        {"core": core, "network": network, "instructions_s8": s8, "instructions_s4": s4}
+        for (core, network), (s8, s4) in CMSIS_NN.items()
+    ]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line a core, network and format; instructions and estimated cycles in millions, memory in bytes."""
+    table = Table(title="Instructions counted in the emulator; cycles are an estimate without wait states")
+    for heading in ("core", "network", "bits"):
+        table.add_column(heading)
+    for heading in ("CMSIS-NN s8 / s4 (M)", "instructions (M)", "cycles (M)", "text", "rodata", "arena", "scratch",
+                    "differing"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for row in rows:
+        s8, s4 = CMSIS_NN[row["core"], row["network"]]
+        cycles = row["cycles_estimate"]
+        sizes = (f"{row[name]:,}" for name in ("text_bytes", "rodata_bytes", "arena_bytes", "scratch_bytes"))
+        table.add_row(row["core"], row["network"], row["bits"], f"{s8 / 1e6:.2f} / {s4 / 1e6:.2f}",
+                      f"{row['instructions'] / 1e6:.3f}", "-" if cycles is None else f"{cycles / 1e6:.3f}", *sizes,
+                      f"{row['differing']} of {row['elements']:,}")  # fmt: skip
+    return table
+
+
+if __name__ == "__main__":
+    main()
