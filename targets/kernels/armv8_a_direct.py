@@ -21,6 +21,7 @@ from qkd.targets.kernels.generic import window_of
 from qkd.tir import Expr, Pointer, Register, constant, high_half, let, loop, low_half, minimum, nounroll, widen
 
 UNROLLED_WEIGHT_BYTES = 1024  # as far as LDP reaches
+UNROLLED_TAPS_BY_ELEMENT = 64
 FEWEST_TAPS_BY_ELEMENT = 64  # with fewer, widening the codes costs more than it saves
 
 
@@ -55,8 +56,8 @@ class Plan:
 
     @property
     def unrolled_taps(self) -> int:
-        """Taps whose weights are within the reach of one address."""
-        return UNROLLED_WEIGHT_BYTES // (self.block * (2 if self.by_element else 1))
+        """Taps of a loop's body."""
+        return UNROLLED_TAPS_BY_ELEMENT if self.by_element else UNROLLED_WEIGHT_BYTES // self.block
 
     @property
     def source_bytes(self) -> int:

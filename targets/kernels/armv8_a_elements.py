@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from qkd.target import Target
-from qkd.targets.kernels.armv8_a_neon import forget_loads
+from qkd.targets.kernels.armv8_a_neon import forget_loads, hide
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES
 from qkd.tir import Expr, Operand, Pointer, Register, cast, high_half, let, loop, low_half, shuffle
 
 IN_ORDER = frozenset({"cortex-a34", "cortex-a35", "cortex-a53"})
 DEPTH = 8  # taps in a vector of int16
+MOST_PAIRED_ROWS = 4  # with more, two vectors of codes a row would not fit the registers
 
 
 def is_in_order(target: Target) -> bool:
@@ -31,11 +32,14 @@ class ElementSums:
 
     def add(self, memory: Pointer, places: Sequence[Expr], weights: Pointer, at: Expr, steps: int) -> None:
         """Add `steps` steps of eight taps: a row's codes are consecutive; row r of `weights` holds all channels."""
-        for step in range(steps):
-            codes = [let(memory.load(place + step * DEPTH, DEPTH)) for place in places]
-            for tap in range(DEPTH):
-                row = at + (step * DEPTH + tap) * self.block
-                self._add_tap(codes, tap, [let(weights.load(row + v, 8)) for v in range(0, self.block, 8)])
+        pair = 2 if len(places) <= MOST_PAIRED_ROWS and steps % 2 == 0 else 1
+        for first in range(0, steps, pair):
+            codes = [[let(memory.load(p + step * DEPTH, DEPTH)) for step in range(first, first + pair)] for p in places]
+            start = hide(at + first * (DEPTH * self.block))
+            for tap in range(pair * DEPTH):
+                row = start + tap * self.block
+                vectors = [let(weights.load(row + v, 8)) for v in range(0, self.block, 8)]
+                self._add_tap([code[tap // DEPTH] for code in codes], tap % DEPTH, vectors)
             forget_loads()
 
     def _add_tap(self, codes: Sequence[Expr], tap: int, channels: Sequence[Expr]) -> None:
