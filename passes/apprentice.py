@@ -12,6 +12,7 @@ from qkd.pipeline import Invariant
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
 if TYPE_CHECKING:
+    from qkd.state import Role
     from qkd.student import QuantStudent
 
 
@@ -82,7 +83,7 @@ def jointly(state: TrainState, options: Apprentice) -> TrainState:
         hard = options.alpha * cross_entropy(teacher_NK, labels) + options.beta * cross_entropy(student_NK, labels)
         return hard + options.gamma * full_cross_entropy(student_NK, teacher_NK.detach())
 
-    learners = {
+    learners: dict[Role, Learner] = {
         "quantized": Learner(student, options.learning_rate, options.step_rate),
         "teacher": Learner(teacher, options.teacher_learning_rate),
     }

@@ -6,7 +6,7 @@ plain values are stored, and only those are ever read back.
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
+from qkd.levels import LevelSpec
 from qkd.results import HistoryPoint, PassFact
 from qkd.state import Role, TrainState
 from qkd.student import prepare
@@ -48,6 +49,8 @@ def save_result(state: TrainState, folder: Path) -> None:
     """Keep what a finished pass returned; its checkpoint is no longer needed."""
     networks = {role: getattr(state, role) for role in ROLES}
     content: dict[str, Any] = {role: network.state_dict() for role, network in networks.items() if network}
+    levels = state.quantized.levels if state.quantized else None
+    content["levels"] = None if levels is None else asdict(levels)
     content["trained"] = sorted(state.trained)
     content["history"] = [point.model_dump() for point in state.history]
     content["passes"] = [fact.model_dump() for fact in state.passes]
@@ -61,6 +64,8 @@ def load_result(state: TrainState, folder: Path) -> TrainState | None:
     if content is None:
         return None
     quantized = prepare(state.student, state.bits, state.data.input_shape) if "quantized" in content else None
+    if quantized is not None and content.get("levels"):
+        quantized.use_levels(LevelSpec(**content["levels"]))
     networks = {"teacher": state.teacher, "student": state.student, "quantized": quantized}
     for role, network in networks.items():
         if network is not None:

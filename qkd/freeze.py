@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from qkd.activation import Grid
 from qkd.errors import InvariantError, UnsupportedOpError
@@ -23,6 +22,7 @@ from qkd.graph import (
     Value,
 )
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
+from qkd.levels import WeightLevels
 from qkd.student import QuantStudent
 from qkd.traced import INPUT
 from qkd.weighted_layers import ConvLayer, LinearLayer, WeightedLayer
@@ -107,15 +107,14 @@ def _operator(layer: Layer, grids: Mapping[str, Grid]) -> Op:
 
 
 def _weight(layer: WeightedLayer) -> Value:
-    """Codes in the device's order: OHWI, (C, KH, KW, 1) for depthwise, OI."""
-    codes = layer.weight_codes()
-    ordered: NDArray[np.int8] = (codes.transpose(0, 2, 3, 1) if codes.ndim == 4 else codes).astype(np.int8)
-    scale = tuple(float(s) for s in layer.weight_step.step().detach().reshape(-1))
+    """Codes, or indices and their codebook, in the device's order: OHWI, (C, KH, KW, 1) for depthwise, OI."""
+    table = layer.weight_step.table(layer.weight) if isinstance(layer.weight_step, WeightLevels) else None
+    stored, codebook = (layer.weight_codes().astype(np.int8), None) if table is None else table
+    ordered = np.ascontiguousarray(stored.transpose(0, 2, 3, 1) if stored.ndim == 4 else stored)
+    scale = tuple(float(s) for s in layer.weight_scale().detach().reshape(-1))
     limits = layer.weight_step.codes
     shape = tuple(int(n) for n in ordered.shape)
-    return Value(
-        f"{layer.name}.w", shape, "int8", QParams(scale), limits.qmin, limits.qmax, np.ascontiguousarray(ordered)
-    )
+    return Value(f"{layer.name}.w", shape, "int8", QParams(scale), limits.qmin, limits.qmax, ordered, codebook)
 
 
 def _activation(name: str, shape: tuple[int, ...], grid: Grid) -> Value:
@@ -128,7 +127,7 @@ def _output(layer: Layer, shape: tuple[int, ...], grids: Mapping[str, Grid], op:
         return _activation(op.output, shape, grids[layer.name])
     if not (isinstance(op, FullyConnected) and isinstance(op.epilogue, BiasAdd) and isinstance(layer, WeightedLayer)):
         raise InvariantError(f"{layer.name} gives neither codes nor logits")
-    scale = grids[layer.sources[0]].step.item() * layer.weight_step.step().item() / 2**op.epilogue.pre_shift
+    scale = grids[layer.sources[0]].step.item() * layer.weight_scale().item() / 2**op.epilogue.pre_shift
     return Value(op.output, shape, "int32", QParams((scale,)), -(2**31), 2**31 - 1)
 
 

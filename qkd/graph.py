@@ -31,8 +31,8 @@ class Value:
     """A tensor of codes: an activation (`data` is None) or a constant.
 
     `dtype` is how a code lies in an activation buffer; [qmin, qmax] is the range of the codes, from which packing and
-    the safety proofs of kernels follow. `data` holds plain values, never packed bytes. With a `codebook` (int8, one
-    entry a level) `data` holds indices into it.
+    the safety proofs of kernels follow. `data` holds plain values, never packed bytes. With a `codebook`, an int8 table
+    of shape (L,) or (O, L), `data` holds indices into it or into its output channel's row.
     """
 
     name: str
@@ -62,11 +62,28 @@ class Value:
         return next(b for b in (2, 4, 8) if -(2 ** (b - 1)) <= self.qmin and self.qmax < 2 ** (b - 1))
 
     @property
+    def index_bits(self) -> int:
+        """Bits an index into the codebook takes when packed: 2, 4 or 8."""
+        if self.codebook is None:
+            raise InvariantError(f"{self.name!r} has no codebook")
+        levels = self.codebook.shape[-1]
+        return next(b for b in (2, 4, 8) if levels <= 2**b)
+
+    @property
+    def packed_bits(self) -> int:
+        """Bits a weight takes in flash: those of its index where it has a codebook."""
+        return self.bits if self.codebook is None else self.index_bits
+
+    @property
     def codes(self) -> NDArray[np.int64]:
         """The constant's codes as int64, looked up in the codebook where there is one."""
         if self.data is None:
             raise InvariantError(f"{self.name!r} is an activation; only constants have codes before the graph runs")
-        return (self.data if self.codebook is None else self.codebook[self.data]).astype(np.int64)
+        if self.codebook is None:
+            return self.data.astype(np.int64)
+        rows = np.broadcast_to(self.codebook, (self.shape[0], self.codebook.shape[-1]))
+        index = self.data.reshape(self.shape[0], -1).astype(np.int64)
+        return np.take_along_axis(rows, index, axis=1).reshape(self.shape).astype(np.int64)
 
 
 @dataclass(frozen=True)

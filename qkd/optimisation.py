@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from qkd.levels import WeightLevels
 from qkd.quantizer import LearnedStep
 from qkd.recipe import TrainSpec
 from qkd.state import Role
@@ -17,11 +18,12 @@ OptimiserName: TypeAlias = Literal["sgd", "rmsprop", "adam", "adamw"]
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """A network that a pass trains: `network` is the pass's own copy, `step_rate` multiplies the rate of its steps."""
+    """A network that a pass trains: its own copy, and what multiplies the rates of its steps and learned points."""
 
     network: nn.Module
     learning_rate: float
     step_rate: float = 1.0
+    point_rate: float = 1.0
 
 
 def one_cycle(progress: float, warmup: float) -> float:
@@ -35,20 +37,24 @@ def one_cycle(progress: float, warmup: float) -> float:
 
 
 def parameter_groups(learners: Mapping[Role, Learner], weight_decay: float) -> list[dict[str, Any]]:
-    """Weights with decay; norms and biases without; learned steps without and at their own rate."""
+    """Weights with decay; norms and biases without; learned steps and points without and at their own rates."""
     groups = []
     for learner in learners.values():
-        modules = learner.network.modules()
-        steps = {id(p) for m in modules if isinstance(m, LearnedStep) for p in m.parameters()}
+        steps, points = (_inside(learner.network, kind) for kind in (LearnedStep, WeightLevels))
         trained = [p for p in learner.network.parameters() if p.requires_grad]
-        others = [p for p in trained if id(p) not in steps]
+        others = [p for p in trained if id(p) not in steps | points]
         rate = learner.learning_rate
         groups += [
             {"params": [p for p in others if p.dim() > 1], "peak": rate, "weight_decay": weight_decay},
             {"params": [p for p in others if p.dim() <= 1], "peak": rate, "weight_decay": 0.0},
             {"params": [p for p in trained if id(p) in steps], "peak": rate * learner.step_rate, "weight_decay": 0.0},
+            {"params": [p for p in trained if id(p) in points], "peak": rate * learner.point_rate, "weight_decay": 0.0},
         ]
     return [group for group in groups if group["params"]]
+
+
+def _inside(network: nn.Module, kind: type[nn.Module]) -> set[int]:
+    return {id(p) for module in network.modules() if isinstance(module, kind) for p in module.parameters()}
 
 
 def make_optimiser(name: OptimiserName, groups: list[dict[str, Any]], settings: TrainSpec) -> torch.optim.Optimizer:

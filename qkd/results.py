@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
-from qkd.graph import Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
+from qkd.graph import Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape, Value
 from qkd.profiling import Profile
 
 
@@ -32,10 +32,12 @@ class PassFact(_Record):
     epochs: int
     seconds: float
     validation_top1: float | None
+    note: str | None = None
+    """What else a reader should know, as a sentence."""
 
 
 class LayerFact(_Record):
-    """A layer of the integer graph; `weight_format` is int8, int4, int2, ternary or None."""
+    """A layer of the integer graph; `weight_format` is int8, int4, int2, ternary, codebook<levels> or None."""
 
     name: str
     kind: str
@@ -151,15 +153,20 @@ def layer_facts(graph: QuantGraph) -> tuple[LayerFact, ...]:
 
 def _layer_fact(graph: QuantGraph, op: Op) -> LayerFact:
     weight = graph.values[op.weight] if isinstance(op, Conv2d | DepthwiseConv2d | FullyConnected) else None
-    ternary = weight is not None and (weight.qmin, weight.qmax) == (-1, 1)
     return LayerFact(
         name=op.name,
         kind=type(op).__name__,
         output_shape=graph.values[op.output].shape,
-        weight_format=None if weight is None else "ternary" if ternary else f"int{weight.bits}",
-        weight_bytes=None if weight is None else weight.elements * weight.bits // 8,
+        weight_format=None if weight is None else _weight_format(weight),
+        weight_bytes=None if weight is None else weight.elements * weight.packed_bits // 8,
         macs=graph.macs(op),
     )
+
+
+def _weight_format(weight: Value) -> str:
+    if weight.codebook is not None:
+        return f"codebook{weight.codebook.shape[-1]}"
+    return "ternary" if (weight.qmin, weight.qmax) == (-1, 1) else f"int{weight.bits}"
 
 
 def rows(result: RunResult) -> list[Row]:

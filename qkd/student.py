@@ -14,6 +14,7 @@ from qkd.activation import ActivationQuantizer, Coded, Grid, Logits
 from qkd.bits import Bits
 from qkd.errors import InvariantError, UnsupportedOpError
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
+from qkd.levels import LevelSpec, WeightLevels
 from qkd.quantizer import CodeRange, weight_range
 from qkd.traced import INPUT, TracedOp
 from qkd.tracing import trace
@@ -35,6 +36,8 @@ class QuantStudent(nn.Module):
     ----------
     mode : {"real", "fake", "exact"}
         How `forward` computes; "fake" is what is trained.
+    levels : LevelSpec or None
+        What quantizes the weights between the first and the last layer; None: learned steps.
     """
 
     def __init__(self, layers: tuple[Layer, ...], input_shape: Shape, bits: Bits) -> None:
@@ -43,6 +46,7 @@ class QuantStudent(nn.Module):
         self.input_shape = input_shape
         self.bits = bits
         self.mode: Mode = "fake"
+        self.levels: LevelSpec | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) that lie on the input's grid."""
@@ -70,10 +74,20 @@ class QuantStudent(nn.Module):
         """The layers that have weights."""
         return tuple(layer for layer in self.ordered() if isinstance(layer, WeightedLayer))
 
+    def inner(self) -> tuple[WeightedLayer, ...]:
+        """The layers whose weights have the format's bits: all but the first and the last."""
+        return self.weighted()[1:-1]
+
+    def use_levels(self, spec: LevelSpec) -> None:
+        """Quantize the inner layers' weights on free levels from now on."""
+        for layer, count in zip(self.inner(), spec.counts, strict=True):
+            layer.weight_step = WeightLevels(spec, count, tuple(layer.weight.shape))
+        self.levels = spec
+
     @torch.no_grad()
     def steps(self) -> dict[str, Tensor]:
         """Every learned step, by the name of its layer and what it is of."""
-        found = {f"{layer.name}.weight": layer.weight_step.step() for layer in self.weighted()}
+        found = {f"{layer.name}.weight": layer.weight_scale() for layer in self.weighted()}
         return found | {f"{layer.name}.output": layer.output.step() for layer in self.ordered() if layer.output}
 
     @staticmethod
