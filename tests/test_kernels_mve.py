@@ -63,6 +63,7 @@ def networks(draw: st.DrawFn) -> QuantGraph:
 
 
 @pytest.mark.device
+@pytest.mark.slow
 @settings(
     max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -7,11 +7,11 @@ from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_1_m_mve_patches import Patches
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, Read, multiply_pass, pack_passes, vectors_of
 from qkd.targets.kernels.armv8_1_m_mve_results import Finish, finish_of, finish_quad, load_parameters, store_quad
-from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD
+from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD, load_aligned
 from qkd.targets.kernels.generic import make_kernel, window_of
 from qkd.tir import Expr, Pointer, let, loop, minimum, shuffle
 
-TILES = ((3, 2), (2, 2), (1, 4))
+TILES = ((3, 2), (2, 2), (1, 4), (1, 2))
 """Pixels and channels of a pass; six sums take all the even core registers that loops leave."""
 
 
@@ -37,8 +37,10 @@ def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: F
     patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point)
     rows = patches.order(weight.codes.reshape(channels, *patches.window.kernel, -1))
     vectors = vectors_of(patches.taps)
-    tile, width = min(TILES, key=lambda t: _loads_and_products(patches.pixels, *t))
+    tile, width = min(TILES, key=lambda t: _instructions(patches.pixels, bits, *t))
     layout = PassLayout(bits, width, vectors)
+
+    aligned = patches.window.channels % 4 == 0 and not (patches.direct and _is_callers(graph, op.input))
 
     def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, strip: Pointer | None = None) -> None:
         codes = x if strip is None else strip
@@ -50,7 +52,7 @@ def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: F
             with loop(-(-patches.pixels // tile)) as number:
                 # The last tile begins early enough to be whole, and computes some pixels a second time.
                 first = let(minimum(number * tile, patches.pixels - tile))
-                reads = [_reader(codes, let(patches.start(row, first + i))) for i in range(tile)]
+                reads = [_reader(codes, let(patches.start(row, first + i)), aligned) for i in range(tile)]
                 with loop(-(-channels // QUAD)) as quad:
                     sums = _quad(weights, quad, layout, reads)
                     parameters = load_parameters(table, quad, finish)
@@ -64,14 +66,24 @@ def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: F
     )  # fmt: skip
 
 
-def _loads_and_products(pixels: int, tile: int, width: int) -> float:
-    """Instructions for 16 codes of all pixels and one channel; infinite where the row is shorter than the tile."""
-    if pixels < tile:
+def _is_callers(graph: QuantGraph, name: str) -> bool:
+    """Whether an activation is a buffer of the caller, which need not be aligned as the arena is."""
+    return graph.storage(name) in {graph.storage(other) for other in (*graph.inputs, *graph.outputs)}
+
+
+def _instructions(pixels: int, bits: int, tile: int, width: int) -> float:
+    """Loads and products for 16 codes of all pixels and one channel; infinite where a tile is larger than a row.
+
+    Four channels of 2-bit weights at a time need more vectors than there are registers.
+    """
+    if pixels < tile or (bits == 2 and width == QUAD):
         return float("inf")
     return -(-pixels // tile) * (tile + width + tile * width) / width
 
 
-def _reader(codes: Pointer, start: Expr) -> Read:
+def _reader(codes: Pointer, start: Expr, aligned: bool) -> Read:
+    if aligned:
+        return lambda k: load_aligned(codes, start + k)
     return lambda k: codes.load(start + k, LANES)
 
 
@@ -80,8 +92,7 @@ def _quad(weights: Pointer, quad: Expr, layout: PassLayout, reads: Sequence[Read
     passes = QUAD // layout.width
     sums: list[list[Expr]] = []
     for part in range(passes):
-        start = let((quad * passes + part) * layout.size_bytes)
-        sums += multiply_pass(weights, start, layout, reads)
+        sums += multiply_pass(weights, let((quad * passes + part) * layout.size_bytes), layout, reads)
     return [let(shuffle([row[i] for row in sums], range(QUAD))) for i in range(len(reads))]
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkd.targets.kernels.armv8_1_m_mve_products import vectors_of
-from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, trip_count
+from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, fill_vector, trip_count
 from qkd.targets.kernels.generic import Window
-from qkd.tir import Expr, Operand, Pointer, branch, broadcast, constant, let, loop, nounroll
+from qkd.tir import Expr, Operand, Pointer, branch, broadcast, constant, let, loop
 
 UNROLLED_BYTES = 128
 """Runs of up to so many codes are copied without a loop."""
@@ -132,9 +132,8 @@ def fill(to: Pointer, at: Expr, count: int, code: int) -> None:
     """Write a code `count` times."""
     whole = count // LANES if count > UNROLLED_BYTES else 0
     if whole:
-        with loop(whole) as i:
-            nounroll()  # and no call of memset
-            to[at + i * LANES] = broadcast(constant(code, "int8"), LANES)
+        with loop(trip_count(whole)) as i:
+            fill_vector(to.address(at + i * LANES), code)
     for first, lanes in _pieces(whole * LANES, count):
         to[at + first] = constant(code, "int8") if lanes == 1 else broadcast(constant(code, "int8"), lanes)
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, QUAD, dot, trip_count
+from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, QUAD, dot, load_aligned, trip_count
 from qkd.tir import Expr, Operand, Pointer, Register, constant, let, loop
 
 UNROLLED_BLOCKS = 4
 """Up to so many blocks a pass has no loop: fewer instructions, and still little code."""
+
+ROLLED_VECTORS = 2
+"""Vectors of codes that a turn of a loop multiplies at least."""
 
 Read = Callable[[Operand], Expr]
 """Gives the 16 codes of a patch from position k on."""
@@ -89,11 +92,18 @@ def multiply_pass(weights: Pointer, start: Expr, layout: PassLayout, patches: Se
     patches : sequence of Read
     """
     sums = [[Register() for _ in patches] for _ in range(layout.width)]
-    rolled = layout.blocks if layout.blocks > UNROLLED_BLOCKS else 0
-    if rolled:
-        with loop(trip_count(rolled)) as number:
-            _accumulate(sums, _block_codes(weights, start, layout, number), patches)
-    _accumulate(sums, pass_codes(weights, start, layout, rolled), patches)
+    step = max(1, ROLLED_VECTORS // layout.fields)
+    # The blocks before the loop start the sums, which saves clearing them; packed blocks are too long for it to pay.
+    ahead = (layout.blocks - 1) % step + 1 if step > 1 else 0
+    if layout.blocks <= UNROLLED_BLOCKS:
+        ahead = layout.blocks
+    for number in range(ahead):
+        _accumulate(sums, _block_codes(weights, start, layout, constant(number)), patches)
+    if layout.blocks > ahead:
+        with loop(trip_count((layout.blocks - ahead) // step)) as turn:
+            for number in range(ahead, ahead + step):
+                _accumulate(sums, _block_codes(weights, start, layout, turn * step + number), patches)
+    _accumulate(sums, pass_codes(weights, start, layout, layout.blocks), patches)
     return [[register.value for register in row] for row in sums]
 
 
@@ -105,7 +115,7 @@ def pass_codes(
         yield from _block_codes(weights, start, layout, constant(number))
     tail = start + layout.blocks * layout.width * LANES
     places = layout.left * layout.width
-    words = [let(weights.load(tail + i * LANES, LANES)) for i in range(-(-places // layout.fields))]
+    words = [load_aligned(weights, tail + i * LANES) for i in range(-(-places // layout.fields))]
     for number in range(layout.left):
         row = [divmod(number * layout.width + channel, layout.fields) for channel in range(layout.width)]
         k = (layout.blocks * layout.fields + number) * LANES
@@ -116,7 +126,7 @@ def _block_codes(
     weights: Pointer, start: Expr, layout: PassLayout, number: Expr
 ) -> Iterator[tuple[Operand, list[Expr]]]:
     first = start + number * (layout.width * LANES)
-    words = [let(weights.load(first + channel * LANES, LANES)) for channel in range(layout.width)]
+    words = [load_aligned(weights, first + channel * LANES) for channel in range(layout.width)]
     for field in range(layout.fields):
         k = (number * layout.fields + field) * LANES
         yield k, [_field(word, field, layout.bits) for word in words]

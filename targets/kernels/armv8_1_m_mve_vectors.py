@@ -1,6 +1,6 @@
 """Instructions of Armv8.1-M's vector extension (MVE, Helium) that TVM has no word for."""
 
-from qkd.tir import Expr, Operand, call, cast, clamp, constant, evaluate, intrinsic, reinterpret
+from qkd.tir import Expr, Operand, Pointer, call, cast, clamp, constant, evaluate, intrinsic, let, reinterpret
 
 LANES = 16
 """Codes of eight bits in a vector."""
@@ -18,6 +18,15 @@ define i32 @mve_trip_count(i32 %count) {
   %positive = icmp sgt i32 %hidden, 0
   call void @llvm.assume(i1 %positive)
   ret i32 %hidden
+}
+define <16 x i8> @mve_load_aligned(ptr %address) {
+  %words = load <4 x i32>, ptr %address, align 4
+  %codes = bitcast <4 x i32> %words to <16 x i8>
+  ret <16 x i8> %codes
+}
+define i32 @mve_fill(ptr %address, <16 x i8> %codes) {
+  store volatile <16 x i8> %codes, ptr %address, align 1
+  ret i32 0
 }
 declare void @llvm.arm.mve.vstr.scatter.offset.p0.v8i16.v8i16(ptr, <8 x i16>, <8 x i16>, i32, i32)
 define i32 @mve_scatter_codes(ptr %base, <8 x i16> %offsets, <8 x i8> %codes) {
@@ -81,6 +90,19 @@ def dot(acc: Expr, codes: Expr, weights: Expr) -> Expr:
 def scatter(base: Expr, offsets: Expr, codes: Expr) -> None:
     """Store eight int8 lanes at eight unsigned 16-bit byte offsets from an address: VSTRB.16."""
     evaluate(call("int32", "mve_scatter_codes", base, offsets, codes))
+
+
+def load_aligned(codes: Pointer, start: Operand) -> Expr:
+    """Load 16 codes from an address that is a multiple of 4: VLDRW, which reaches four times as far as VLDRB.
+
+    Not by a view as int32: TVM tells LLVM that constant indices that differ are different memory, whatever the type.
+    """
+    return let(call("int8x16", "mve_load_aligned", codes.address(start)))
+
+
+def fill_vector(address: Expr, code: int) -> None:
+    """Store 16 equal codes; LLVM may not make a call of memset of a loop of it."""
+    evaluate(call("int32", "mve_fill", address, constant(code, f"int8x{LANES}")))
 
 
 def trip_count(count: int) -> Operand:
