@@ -59,4 +59,5 @@ def pretrain(state: TrainState, options: Pretrain) -> TrainState:
         return cross_entropy(network(images), labels, label_smoothing=options.label_smoothing)
 
     learner = Learner(network, options.learning_rate)
-    return fit(Job(options.name, options.epochs, {options.network: learner}, loss, options.warmup), state)
+    title = f"{options.name} {options.network}"  # a recipe has two of them
+    return fit(Job(title, options.epochs, {options.network: learner}, loss, options.warmup), state)

@@ -79,9 +79,8 @@ def fit(job: Job, state: TrainState) -> TrainState:
     """Run a job from its last checkpoint, or from the start, and return the next state."""
     run = _Run(job, state)
     run.resume()
-    title = f"{job.name} ({', '.join(job.learners)})"
     networks = [learner.network for learner in job.learners.values()]
-    with state.session.reporter.task(title, job.epochs * run.batches) as advance, parallel.shared_statistics(networks):
+    with state.session.reporter.task(job.name, job.epochs * run.batches) as advance, parallel.shared_statistics(networks):
         advance(run.epoch * run.batches)
         while run.epoch < job.epochs:
             run.train_epoch(advance)

@@ -48,7 +48,9 @@ def test_a_pass_returns_a_new_state_and_leaves_the_old_one_alone(ready: TrainSta
     after = step(state)
     assert not same_weights(after.quantized, state.quantized)
     assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(state).items())
-    assert [fact.name for fact in after.passes] == ["pretrain", "pretrain", "quantize", "self_study", step.name]
+    assert [fact.name for fact in after.passes] == [
+        "pretrain teacher", "pretrain student", "quantize", "self_study", step.name,
+    ]  # fmt: skip
     assert all(ensured(after) is None for ensured in step.ensures)
 
 
@@ -159,8 +161,8 @@ def test_the_whole_of_qkd_runs_in_order() -> None:
     check_passes(passes)
     state = run_passes(passes, tiny_state())
     assert [point.pass_name for point in state.history] == [
-        "pretrain",
-        "pretrain",
+        "pretrain teacher",
+        "pretrain student",
         "self_study",
         "co_study",
         "tutoring",
