@@ -80,7 +80,8 @@ def fit(job: Job, state: TrainState) -> TrainState:
     run = _Run(job, state)
     run.resume()
     networks = [learner.network for learner in job.learners.values()]
-    with state.session.reporter.task(job.name, job.epochs * run.batches) as advance, parallel.shared_statistics(networks):
+    bar = state.session.reporter.task(job.name, job.epochs * run.batches)
+    with bar as advance, parallel.shared_statistics(networks):
         advance(run.epoch * run.batches)
         while run.epoch < job.epochs:
             run.train_epoch(advance)
