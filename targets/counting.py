@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 
@@ -50,7 +51,7 @@ def plugin() -> Path:
 def symbol_address(image: Path, symbol: str) -> int:
     """Where a function of an ELF file starts; bit 0, which says Thumb, is cleared."""
     with image.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".symtab")
+        table: Any = ELFFile(file).get_section_by_name(".symtab")  # the reader's types do not know symbol tables
         found = table.get_symbol_by_name(symbol) if table else None
     if not found:
         raise InvariantError(f"{image.name} has no symbol {symbol!r}; the harness was linked without it")

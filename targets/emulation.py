@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class EmulatedModel:
         if done.returncode != 0:
             raise ToolError(f"{task} failed: {ending(done.returncode)}", command, done.stdout + done.stderr)
 
-    def _read(self, name: str, dtype: str) -> NDArray[np.generic]:
+    def _read(self, name: str, dtype: str) -> NDArray[Any]:
         return np.fromfile(self.folder / name, np.dtype(dtype).newbyteorder("<"))
 
 
