@@ -10,7 +10,9 @@ from qkd.errors import RecipeError
 from qkd.passes.apprentice import Apprentice
 from qkd.passes.co_study import CoStudy
 from qkd.passes.pretrain import Pretrain
+from qkd.passes.quantization_points import QuantizationPoints
 from qkd.passes.quantize import Quantize
+from qkd.passes.quantized_distillation import QuantizedDistillation
 from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
 from qkd.passes.self_study import Qat, SelfStudy
 from qkd.passes.tutoring import Distill, Tutoring
@@ -20,7 +22,19 @@ from qkd.state import TrainState
 
 TrainPass: TypeAlias = Pass[TrainState]
 
-TRAIN_PASSES = (Pretrain, Quantize, SelfStudy, Qat, CoStudy, Tutoring, Distill, Apprentice, ReEstimateBatchNorm)
+TRAIN_PASSES = (
+    Pretrain,
+    Quantize,
+    SelfStudy,
+    Qat,
+    CoStudy,
+    Tutoring,
+    Distill,
+    Apprentice,
+    QuantizedDistillation,
+    QuantizationPoints,
+    ReEstimateBatchNorm,
+)
 """TrainState → TrainState, in the order in which a recipe usually names them."""
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from qkd.errors import RecipeError
+from qkd.errors import InvariantError
 from qkd.quantizer import SMALLEST_STEP, CodeRange
 
 Bucket: TypeAlias = int | Literal["tensor", "channel"]
@@ -81,7 +81,7 @@ class WeightLevels(nn.Module):
     def __init__(self, spec: LevelSpec, count: int, shape: tuple[int, ...]) -> None:
         super().__init__()
         if not 2 <= count <= LARGEST_TABLE:
-            raise RecipeError(f"{count} levels cannot be kept in a table; use 2 to {LARGEST_TABLE}, that is W2 to W6")
+            raise InvariantError(f"{count} levels cannot be kept in a table of 2 to {LARGEST_TABLE}")
         self.spec = spec
         self.codes = GRID
         self.snapped = False
@@ -106,19 +106,18 @@ class WeightLevels(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weights on their levels, with gradients to them and to the points."""
+        if self.snapped:
+            return self.to_codes(weight) * self.step(weight)
         scaled, low, span = self._scaled(weight)
         chosen = self._gather(self._nearest(scaled))
         if self.training and self.spec.rounding == "stochastic" and not self.spec.learned:
             chosen = stochastic_rounding(scaled.detach(), self.points.shape[1])
         if self.spec.gradient == "exact":
-            quantized = span * (scaled + (chosen - scaled).detach()) + low
-            return self._unbucketed(quantized, weight)
+            return self._unbucketed(span * (scaled + (chosen - scaled).detach()) + low, weight)
         on_levels = self._unbucketed(span.detach() * chosen + low.detach(), weight)
-        if self.snapped:
-            on_levels = self.to_codes(weight) * self.step(weight)
-        through = (
-            torch.where(weight.abs() <= 1, weight, weight.detach()) if self.spec.gradient == "truncated" else weight
-        )
+        through = weight
+        if self.spec.gradient == "truncated":
+            through = torch.where(weight.abs() <= 1, weight, weight.detach())
         return on_levels + (through - through.detach())
 
     @torch.no_grad()
@@ -256,7 +255,8 @@ INITIAL: dict[Initial, Callable[[Tensor, int], Tensor]] = {
 def allocate_points(counts: Iterable[int], gradient_norms: Iterable[float]) -> tuple[int, ...]:
     """Points a tensor by the norm of its gradient: half of its own, the rest shared in proportion; the sum stays.
 
-    Polino et al. 2018, section 4: rounding's residue goes to the smallest tensor or is taken from the largest.
+    As in the authors' code, rounding's residue goes to the smallest tensor or is taken from the largest. A tensor has
+    2 to 127 points.
     """
     own, norms = list(counts), list(gradient_norms)
     kept = [count // 2 for count in own]
@@ -265,4 +265,4 @@ def allocate_points(counts: Iterable[int], gradient_norms: Iterable[float]) -> t
     given = [half + round(norm / total * rest) for half, norm in zip(kept, norms, strict=True)]
     residue = sum(own) - sum(given)
     given[given.index(min(given) if residue > 0 else max(given))] += residue
-    return tuple(max(2, count) for count in given)
+    return tuple(min(max(2, count), LARGEST_TABLE) for count in given)

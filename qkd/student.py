@@ -84,6 +84,16 @@ class QuantStudent(nn.Module):
             layer.weight_step = WeightLevels(spec, count, tuple(layer.weight.shape))
         self.levels = spec
 
+    def on_levels(self) -> tuple[tuple[WeightedLayer, WeightLevels], ...]:
+        """The layers whose weights lie on free levels, and those levels."""
+        found = ((layer, layer.weight_step) for layer in self.inner())
+        return tuple((layer, levels) for layer, levels in found if isinstance(levels, WeightLevels))
+
+    def snap_levels(self) -> None:
+        """Compute fake mode with the int8 codes that the device will have, instead of with free levels."""
+        for _, levels in self.on_levels():
+            levels.snapped = True
+
     @torch.no_grad()
     def steps(self) -> dict[str, Tensor]:
         """Every learned step, by the name of its layer and what it is of."""

@@ -16,18 +16,21 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 class ResponseLoss:
     """How labels and the teacher's response are joined.
 
-    "sum" is cross-entropy + weight · KL; "convex" is (1 − weight) · cross-entropy + weight · KL.
+    "sum" is cross-entropy + weight · KL; "convex" is (1 − weight) · cross-entropy + weight · KL. Averaging the KL over
+    "elements", samples and classes alike, as torch 0.3 did, divides its weight by the number of classes.
     """
 
     temperature: float
     weight: float = 1.0
     form: Literal["sum", "convex"] = "sum"
+    averaging: Literal["batch", "elements"] = "batch"
 
     def __call__(self, logits_NK: Tensor, teacher_NK: Tensor, labels_N: Tensor) -> Tensor:
         """The loss of the network behind `logits_NK`; nothing flows back into `teacher_NK`."""
         labels_share = 1.0 if self.form == "sum" else 1.0 - self.weight
         soft = softened_kl(logits_NK, teacher_NK.detach(), self.temperature)
-        return labels_share * cross_entropy(logits_NK, labels_N) + self.weight * soft
+        weight = self.weight if self.averaging == "batch" else self.weight / logits_NK.shape[1]
+        return labels_share * cross_entropy(logits_NK, labels_N) + weight * soft
 
 
 def softened_kl(logits_NK: Tensor, target_NK: Tensor, temperature: float) -> Tensor:
