@@ -144,30 +144,33 @@ def _transform_input(scratch: Pointer, words: Pointer, plan: Plan, first: Expr) 
     with loop(plan.strip_rows) as row, loop(plan.quads) as quad, loop(window.channels // LANES) as part:
         top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
         source = hide(top * plan.line + left * window.channels + part * LANES + plan.padded_start)
+        number = row * plan.quads + quad
         for i, (a, b, sign) in enumerate(DIFFERENCES):
             rows = [
                 [let(scratch.load(source + (k * plan.line + j * window.channels), LANES)) for j in range(columns)]
                 for k in (a, b)
             ]
-            line = [_combine(x, y, sign) for x, y in zip(*rows, strict=True)]
-            for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
-                pairs = [(line[2 * t + c], line[2 * t + d]) for t in range(QUAD)]
-                place = (4 * i + j) * plan.tiles * window.channels
-                if plan.by_element:
-                    _store_words(words, plan, row * plan.quads + quad, part, place, pairs, sign_1d)
-                else:
-                    target = (row * plan.quads + quad) * (QUAD * window.channels) + part * (LANES * QUAD)
-                    st4(scratch, let(target + plan.sums_bytes) + place, [_combine(x, y, sign_1d) for x, y in pairs])
+            if plan.by_element:
+                _store_words(words, plan, number, part, i, rows, sign)
+            else:
+                line = [_combine(x, y, sign) for x, y in zip(*rows, strict=True)]
+                target = let(number * (QUAD * window.channels) + part * (LANES * QUAD) + plan.sums_bytes)
+                for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
+                    values = [_combine(line[2 * t + c], line[2 * t + d], sign_1d) for t in range(QUAD)]
+                    st4(scratch, target + (4 * i + j) * plan.tiles * window.channels, values)
 
 
 def _store_words(
-    words: Pointer, plan: Plan, quad: Expr, part: Expr, place: int, pairs: Sequence[tuple[Expr, Expr]], sign: int
+    words: Pointer, plan: Plan, quad: Expr, part: Expr, i: int, rows: Sequence[Sequence[Expr]], sign: int
 ) -> None:
-    """The second direction in int16: SADDL and SSUBL."""
-    for tile, (x, y) in enumerate(pairs):
-        at = let((quad * QUAD + tile) * plan.window.channels + part * LANES + plan.sums_bytes // 2)
-        for i, half in enumerate((low_half, high_half)):
-            words[at + (place + 8 * i)] = _combine(cast(half(x), "int16"), cast(half(y), "int16"), sign)
+    """Both directions in int16: SADDL and SSUBL, then ADD and SUB."""
+    at = let((quad * QUAD) * plan.window.channels + part * LANES + plan.sums_bytes // 2)
+    for h, half in enumerate((low_half, high_half)):
+        line = [_combine(cast(half(x), "int16"), cast(half(y), "int16"), sign) for x, y in zip(*rows, strict=True)]
+        for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
+            for tile in range(QUAD):
+                place = ((4 * i + j) * plan.tiles + tile) * plan.window.channels + 8 * h
+                words[at + place] = _combine(line[2 * tile + c], line[2 * tile + d], sign_1d)
 
 
 def _start(number: Expr, size: int, count: int) -> Expr:
