@@ -75,6 +75,11 @@ class Value:
         return self.bits if self.codebook is None else self.index_bits
 
     @property
+    def stored(self) -> NDArray[np.int64]:
+        """What lies in flash, packed: the codes, or indices where there is a codebook."""
+        return self.codes if self.codebook is None or self.data is None else self.data.astype(np.int64)
+
+    @property
     def codes(self) -> NDArray[np.int64]:
         """The constant's codes as int64, looked up in the codebook where there is one."""
         if self.data is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from qkd import __version__
 from qkd.graph import QuantGraph
 from qkd.header import check_exportable, layers
-from qkd.portable_steps import WEIGHT_TYPES, Step, pointer, portable_steps
+from qkd.portable_steps import Step, pointer, portable_steps
 from qkd.rendering import render
 
 TEMPLATES = {
@@ -79,14 +79,18 @@ def portable_sources(name: str, graph: QuantGraph) -> dict[str, str]:
 
 def _kernels_used(steps: tuple[Step, ...]) -> dict[str, object]:
     """What the kernel templates must define: families, the weight widths of each, and what stands behind them."""
-    widths = {family: sorted({s.bits for s in steps if s.family == family and s.bits}) for family in NEEDS}
+    found = [(step.family, step.packing) for step in steps if step.packing is not None]
+    packings = {packing for _, packing in found}
     families = {step.family for step in steps}
     return {
         "uses": families.union(*(NEEDS[family] for family in families)),
-        "widths": widths,
-        "all_widths": sorted({step.bits for step in steps if step.bits}),
-        "dot_widths": sorted({step.bits for step in steps if step.bits and "dot" in NEEDS[step.family]}),
-        "weight_type": WEIGHT_TYPES,
+        "widths": {family: sorted({p for f, p in found if f == family}) for family in NEEDS},
+        "all_widths": sorted({p.bits for p in packings}),
+        "unpacked_widths": sorted({p.bits for p in packings if not p.table}),
+        "table_widths": sorted({p.bits for p in packings if p.table}),
+        "any_table": any(p.table for p in packings),
+        "table_parameters": " const int8_t *levels, int32_t row_levels,",
+        "dot_widths": sorted({p for family, p in found if "dot" in NEEDS[family]}),
     }
 
 

@@ -22,7 +22,6 @@ from qkd.graph import (
 from qkd.header import Layer, layers
 from qkd.packing import pack_rows
 
-WEIGHT_TYPES = {2: "uint8_t", 4: "uint8_t", 8: "int8_t"}
 CODES_PER_LINE = {"uint8_t": 20, "int8_t": 16, "int32_t": 8}  # lines of at most 104 columns
 
 Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
@@ -49,14 +48,32 @@ class Record:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True, order=True)
+class Packing:
+    """How a layer's weights lie in flash: so many bits each, as codes or as indices into a table of codes."""
+
+    bits: int
+    table: bool = False
+
+    @property
+    def tag(self) -> str:
+        """Suffix of the kernels that read it."""
+        return f"{'t' if self.table else 'w'}{self.bits}"
+
+    @property
+    def type(self) -> str:
+        """C type of an element of the weights."""
+        return "int8_t" if self.bits == 8 and not self.table else "uint8_t"
+
+
 @dataclass(frozen=True)
 class Step:
-    """One call of a kernel; `bits` is the packed width of its weights, None where it has none."""
+    """One call of a kernel; `packing` is that of its weights, None where it has none."""
 
     layer: Layer
     comment: str
     family: str
-    bits: int | None
+    packing: Packing | None
     arguments: tuple[str, ...]
     tables: tuple[Table, ...] = ()
     records: tuple[Record, ...] = ()
@@ -64,7 +81,7 @@ class Step:
     @property
     def kernel(self) -> str:
         """The kernel's name without the model's prefix, e.g. conv2d_w4."""
-        return self.family if self.bits is None else f"{self.family}_w{self.bits}"
+        return self.family if self.packing is None else f"{self.family}_{self.packing.tag}"
 
 
 def portable_steps(name: str, graph: QuantGraph) -> tuple[Step, ...]:
@@ -114,24 +131,24 @@ class _Writer:
 
     def _convolution(self, op: Conv2d | DepthwiseConv2d, family: str) -> Step:
         value = self.graph.values[op.weight]
-        weight = self._weight(value)
+        weights = self._weights(value)
         tables, requantize = self._requantize(op.epilogue, value.shape[0])
         window = self._window(op, (value.shape[1], value.shape[2]), (op.padding[0], op.padding[2]))
-        arguments = (weight.symbol, f"&{window.symbol}", f"&{requantize.symbol}")
-        return self._call(family, arguments, packed_bits(value), (weight, *tables), (window, requantize))
+        arguments = (*self._weight_arguments(value, weights), f"&{window.symbol}", f"&{requantize.symbol}")
+        return self._call(family, arguments, packing_of(value), (*weights, *tables), (window, requantize))
 
     def _fully_connected(self, op: FullyConnected) -> Step:
         value = self.graph.values[op.weight]
-        weight, bits = self._weight(value), packed_bits(value)
+        weights, packing = self._weights(value), packing_of(value)
         outputs, inputs = value.shape
-        matrix = (weight.symbol, str(inputs), str(outputs))
+        matrix = (*self._weight_arguments(value, weights), str(inputs), str(outputs))
         if isinstance(op.epilogue, BiasAdd):
             offset = self._table("offset", "int32_t", "added to each logit", np.array(op.epilogue.offset))
             logits = (*matrix, offset.symbol, str(op.epilogue.pre_shift))
-            return self._call("logits", logits, bits, (weight, offset))
+            return self._call("logits", logits, packing, (*weights, offset))
         tables, requantize = self._requantize(op.epilogue, outputs)
         codes = (*matrix, f"&{requantize.symbol}")
-        return self._call("fully_connected", codes, bits, (weight, *tables), (requantize,))
+        return self._call("fully_connected", codes, packing, (*weights, *tables), (requantize,))
 
     def _add(self, op: Add) -> Step:
         p = op.epilogue
@@ -151,12 +168,12 @@ class _Writer:
         return self._call(family, tuple(f"&{r.symbol}" for r in records), tables=tables, records=records)
 
     def _call(
-        self, family: str, arguments: tuple[str, ...], bits: int | None = None,
+        self, family: str, arguments: tuple[str, ...], packing: Packing | None = None,
         tables: tuple[Table, ...] = (), records: tuple[Record, ...] = (),
     ) -> Step:  # fmt: skip
         """Every kernel takes its input first and its output last."""
         source, target = pointer(self.graph, self.layer.op.input), pointer(self.graph, self.layer.output.name)
-        return Step(self.layer, self._comment(), family, bits, (source, *arguments, target), tables, records)
+        return Step(self.layer, self._comment(), family, packing, (source, *arguments, target), tables, records)
 
     def _window(self, op: Windowed, kernel: tuple[int, int], top_left: tuple[int, int] = (0, 0)) -> Record:
         entry = self.graph.values[op.input]
@@ -184,13 +201,28 @@ class _Writer:
         )
         return tables, self._record("requantize", lines)
 
-    def _weight(self, weight: Value) -> Table:
-        bits = packed_bits(weight)
-        rows = weight.codes.reshape(weight.shape[0], -1)
-        packed = pack_rows(rows, bits)
-        comment = f"{bits}-bit weights, {rows.shape[0]} rows of {rows.shape[1]} codes in {packed.shape[1]} bytes"
-        c_type = WEIGHT_TYPES[bits]
-        return self._table("weight", c_type, comment, packed.reshape(-1).view(c_type.removesuffix("_t")))
+    def _weights(self, weight: Value) -> tuple[Table, ...]:
+        """The packed weights, and the table that they are looked up in where they have one."""
+        packing = packing_of(weight)
+        rows = weight.stored.reshape(weight.shape[0], -1)
+        packed = pack_rows(rows, packing.bits)
+        kind = "indices" if packing.table else "codes"
+        comment = (
+            f"{packing.bits}-bit weights, {rows.shape[0]} rows of {rows.shape[1]} {kind} in {packed.shape[1]} bytes"
+        )
+        numbers = packed.reshape(-1).view(packing.type.removesuffix("_t"))
+        table = self._table("weight", packing.type, comment, numbers)
+        if weight.codebook is None:
+            return (table,)
+        levels = f"codes that the indices stand for, {weight.codebook.shape[-1]} a row"
+        return table, self._table("levels", "int8_t", levels, weight.codebook.reshape(-1))
+
+    @staticmethod
+    def _weight_arguments(weight: Value, tables: tuple[Table, ...]) -> tuple[str, ...]:
+        if weight.codebook is None:
+            return (tables[0].symbol,)
+        row_levels = weight.codebook.shape[1] if weight.codebook.ndim == 2 else 0
+        return tables[0].symbol, tables[1].symbol, str(row_levels)
 
     def _table(self, tag: str, c_type: str, comment: str, numbers: NDArray[Any]) -> Table:
         texts = [str(number) for number in numbers.tolist()]
@@ -219,9 +251,9 @@ class _Writer:
         return f"Layer {self.layer.index}, {op.name}: {', '.join(details)}; {shapes}"
 
 
-def packed_bits(weight: Value) -> int:
-    """Bits a weight takes in flash; a learned codebook's entries may be anywhere in int8."""
-    return weight.bits if weight.codebook is None else 8
+def packing_of(weight: Value) -> Packing:
+    """How a weight lies in flash."""
+    return Packing(weight.packed_bits, weight.codebook is not None)
 
 
 def _fields(**fields: int | str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qkd.graph import Add, QuantGraph, Value, accumulator_bound
+from qkd.graph import Add, QuantGraph, Reshape, Value, accumulator_bound
 from qkd.passes.plan_memory import PlanMemory
 from qkd.portable_c import portable_sources
 from qkd.reference import run
@@ -93,14 +93,27 @@ def test_the_largest_accumulators_stay_inside_int32() -> None:
     assert_equals_reference(graph, inputs)
 
 
-def test_a_codebook_is_looked_up_before_the_weights_are_written() -> None:
+@pytest.mark.parametrize(("count", "bits"), [(4, 2), (9, 4), (20, 8)])
+@pytest.mark.parametrize("of_channel", [False, True])
+def test_indices_stay_packed_and_are_looked_up_where_a_weight_has_a_codebook(
+    count: int, bits: int, of_channel: bool
+) -> None:  # fmt: skip
     g = RandomGraph(3, (4, 4, 3), name="codebook")
-    x = g.conv(g.input, 4, (3, 3), weight="2")
-    plain = g.build(g.fully_connected(g.flatten(x), 3))
-    weight = plain.values["conv_0.w"]
-    indices = (weight.codes + 2).astype(np.int8)
-    learned = replace(weight, data=indices, codebook=np.array([-9, -2, 1, 7], np.int8), qmin=-9, qmax=7)
-    assert_equals_reference(planned(replace(plain, values={**plain.values, weight.name: learned})))
+    x = g.depthwise(g.conv(g.input, 4, (3, 3), weight="8"), (2, 2), weight="8")
+    x = g.fully_connected(g.flatten(x), 5, "8", "s8")
+    g.fully_connected(x, 3)
+    rng = np.random.default_rng(0)
+    for op in g.ops:
+        if not isinstance(op, Reshape):
+            old = g.values[op.weight]  # type: ignore[union-attr]
+            codebook = rng.integers(-9, 10, (old.shape[0], count) if of_channel else count).astype(np.int8)
+            indices = rng.integers(0, count, old.shape).astype(np.int8)
+            g.values[old.name] = replace(old, data=indices, codebook=codebook, qmin=-127, qmax=127)
+    graph = planned(g.build(g.ops[-1].output))
+    sources = portable_sources("codebook", graph)
+    assert f"conv2d_t{bits}(" in sources["codebook.c"]
+    assert "weight_w" not in sources["codebook_kernels.c"]
+    assert_equals_reference(graph)
 
 
 def test_one_layer_needs_no_arena_and_still_runs() -> None:
@@ -136,7 +149,7 @@ def test_constants_go_where_the_macro_puts_them(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-std=c99", macro, "-c", "random_weights.c"], cwd=tmp_path, check=True)
     sections = subprocess.run(["objdump", "-h", "random_weights.o"], cwd=tmp_path, capture_output=True, check=True)
     (ext_flash,) = [line.split() for line in sections.stdout.decode().splitlines() if ".ext_flash" in line]
-    assert int(ext_flash[2], 16) >= sum(v.elements * v.bits // 8 for v in constants(graph))
+    assert int(ext_flash[2], 16) >= sum(v.elements * v.packed_bits // 8 for v in constants(graph))
 
 
 def constants(graph: QuantGraph) -> list[Value]:

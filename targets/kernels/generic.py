@@ -1,7 +1,8 @@
 """Kernels that are right everywhere, for every operator and width: the fall-back, and the control of every benchmark.
 
 A convolution copies the patch under one output pixel into the scratch, padding included, and multiplies it with the
-packed weights of one channel after the other. Shapes, strides and shifts are immediates.
+packed weights of one channel after the other. Shapes, strides and shifts are immediates. Weights with a codebook stay
+indices in flash and are looked up, one after the other.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from qkd.graph import (
     Op,
     QuantGraph,
     Reshape,
+    Value,
 )
 from qkd.kernel import Constant, Kernel
 from qkd.packing import pack_rows
@@ -50,6 +52,8 @@ ROLLED = frozenset({"armv6-m", "armv7e-m"})
 Weighted: TypeAlias = Conv2d | DepthwiseConv2d | FullyConnected
 Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
 Read: TypeAlias = Callable[[Operand], Expr]
+Decode: TypeAlias = Callable[[Expr, int], Expr]
+"""A byte of packed weights and the number of a field in it to the weight."""
 
 
 @dataclass(frozen=True)
@@ -110,26 +114,43 @@ def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
     weight, entry = graph.values[op.weight], graph.values[op.input]
     window = window_of(graph, op)
     depthwise = isinstance(op, DepthwiseConv2d)
-    rows = weight.codes.reshape(weight.shape[0], -1)
-    packed = pack_rows(rows, weight.bits).view(np.int8)
-    table = channel_table(op.epilogue)
+    rows = weight.stored.reshape(weight.shape[0], -1)
+    packed = pack_rows(rows, weight.packed_bits).view(np.int8)
+    codebook = () if weight.codebook is None else (weight.codebook,)
     result = graph.values[op.output].dtype
 
-    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer | None = None) -> None:
+    def body(x: Pointer, weights: Pointer, table: Pointer, *rest: Pointer) -> None:
+        y, *scratch = rest[len(codebook) :]
+        levels = rest[0] if codebook else None
         with _pixels(window, rolled) as (row, column):
             patch, start = x, (row * window.stride[0] * window.width + column * window.stride[1]) * window.channels
-            if scratch is not None:
-                _gather(x, scratch, window, row, column, entry.qparams.zero_point, rolled)
-                patch, start = scratch, constant(0)
+            if scratch:
+                _gather(x, scratch[0], window, row, column, entry.qparams.zero_point, rolled)
+                patch, start = scratch[0], constant(0)
             with _loop(len(rows), rolled) as channel:
                 step, first = (window.channels, start + channel) if depthwise else (1, start)
-                acc = _dot(weights, channel * packed.shape[1], weight.bits, rows.shape[1],
+                decode = _decoder(weight, levels, channel)
+                acc = _dot(weights, channel * packed.shape[1], 8 // weight.packed_bits, rows.shape[1], decode,
                            lambda tap: patch[first + tap * step], rolled)  # fmt: skip
                 code = finish(acc.value, op.epilogue, table, channel)
                 y[(row * window.out_width + column) * len(rows) + channel] = cast(code, result)
 
     scratch_bytes = 0 if window.is_pixel else window.taps * window.channels
-    return make_kernel(graph, op, body, (packed, table), scratch_bytes)
+    constants = (packed, channel_table(op.epilogue), *codebook)
+    if not codebook:
+        return make_kernel(graph, op, body, constants, scratch_bytes)
+    why = f"weights stay {weight.packed_bits}-bit indices in flash and are looked up in a table of {codebook[0].size} codes"
+    return make_kernel(graph, op, body, constants, scratch_bytes, variant="generic_lookup", why=why)
+
+
+def _decoder(weight: Value, levels: Pointer | None, channel: Expr) -> Decode:
+    """How a packed field becomes a weight: its sign extended, or looked up in the codebook."""
+    bits = weight.packed_bits
+    if levels is None or weight.codebook is None:
+        # Shift the field to the top of the word and back down: one SBFX on Arm, with the sign extended.
+        return lambda byte, field: (byte << (32 - bits * (field + 1))) >> (32 - bits)
+    first = channel * weight.codebook.shape[1] if weight.codebook.ndim == 2 else constant(0)
+    return lambda byte, field: widen(levels[first + ((byte >> (bits * field)) & (2**bits - 1))])
 
 
 def _add(graph: QuantGraph, op: Add, rolled: bool) -> Kernel:
@@ -221,17 +242,16 @@ def _gather(x: Pointer, patch: Pointer, window: Window, row: Expr, column: Expr,
             copy()
 
 
-def _dot(weights: Pointer, row: Expr, bits: int, taps: int, read: Read, rolled: bool) -> Register:
+def _dot(
+    weights: Pointer, row: Expr, per_byte: int, taps: int, decode: Decode, read: Read, rolled: bool
+) -> Register:  # fmt: skip
     """Sum of products of `taps` codes and the packed row that starts at byte `row`."""
     acc = Register()
-    per_byte = 8 // bits
 
     def multiply(index: Operand, fields: int) -> None:
         byte = let(widen(weights[row + index]))
         for field in range(fields):
-            # Shift the field to the top of the word and back down: one SBFX on Arm, with the sign extended.
-            weight = (byte << (32 - bits * (field + 1))) >> (32 - bits)
-            acc.value = acc.value + weight * widen(read(index * per_byte + field))
+            acc.value = acc.value + decode(byte, field) * widen(read(index * per_byte + field))
 
     if taps >= per_byte:
         with _loop(taps // per_byte, rolled) as index:
