@@ -88,9 +88,10 @@ def verify(
     images: Annotated[int, typer.Option(help="Test images; 0 is the whole test split.")] = 0,
 ) -> None:
     """Prove again that the devices compute what was trained: every element of every layer, tolerance 0."""
-    from qkd.compile import build, graph_path, plan, read_run_recipe
+    from qkd.compile import build, plan
     from qkd.datasets import load_data
     from qkd.graph_file import load_graph
+    from qkd.run_folder import graph_path, read_run_recipe
     from qkd.targets import load_target
     from qkd.targets.runners import open_runner
     from qkd.verification import verify as compare

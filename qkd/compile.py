@@ -8,7 +8,6 @@ changed in one place goes on where it can.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 from qkd import report
 from qkd.bits import Bits
 from qkd.datasets import Dataset, load_data
-from qkd.errors import DoesNotFitError, RecipeError
+from qkd.errors import DoesNotFitError
 from qkd.evaluation import evaluate
 from qkd.files import write_atomic
 from qkd.freeze import freeze
 from qkd.graph import QuantGraph
-from qkd.graph_file import save_graph
+from qkd.graph_file import load_graph, save_graph
 from qkd.kernel import Kernel
 from qkd.lower import Library, lower
 from qkd.machine import describe_machine, package_versions, today
@@ -32,8 +31,9 @@ from qkd.passes.plan_memory import PlanMemory, placed_blocks
 from qkd.pipeline import run_passes
 from qkd.progress import Reporter
 from qkd.proving import ProofTask, prove
-from qkd.recipe import BudgetSpec, Recipe, VerifySpec, load_recipe, parse_recipe
+from qkd.recipe import BudgetSpec, Recipe, VerifySpec, load_recipe
 from qkd.results import BufferFact, DeviceResult, FormatResult, RunResult, layer_facts
+from qkd.run_folder import graph_path, model_name, read_run_recipe, write_run_recipe
 from qkd.student import calibrate, image_batch
 from qkd.target import Target
 from qkd.targets import load_target
@@ -42,9 +42,6 @@ from qkd.targets.kernels import choose_kernels
 from qkd.targets.runners import open_runner
 from qkd.targets.toolchain import install_hint, missing_tools
 from qkd.training_run import check_passes, initial_state, train, untrained_student
-
-RECIPE = "recipe.json"
-"""The resolved recipe in a run's folder."""
 
 CALIBRATION_IMAGES = 64
 """Enough for the untrained graph, of which only the shapes matter."""
@@ -85,11 +82,6 @@ def build(planned: Plan, target: Target, budget: BudgetSpec) -> Library:
     library = lower(planned.graph, target, planned.kernels)
     _check_flash(library.flash_bytes, library.name, target, budget, "code and weights")
     return library
-
-
-def model_name(recipe_name: str, bits: str) -> str:
-    """The C prefix of one format's model: `digits` and "ternary-A8" give `digits_ternary_a8`."""
-    return f"{recipe_name}_{str(Bits.parse(bits)).lower().replace('-', '_')}"
 
 
 def images_to_verify(target: Target, counts: VerifySpec, available: int) -> int:
@@ -148,7 +140,7 @@ def compile_recipe(
     data = load_data(recipe.data, folder / "data")
     for line in check_recipe(recipe, data):
         reporter.say(line)
-    write_atomic(folder / RECIPE, recipe.model_dump_json(indent=1) + "\n")
+    write_run_recipe(folder, recipe)
     formats = tuple(compile_format(recipe, bits, data, folder, reporter) for bits in recipe.bits)
     result = RunResult(
         recipe_name=recipe.name,
@@ -176,7 +168,6 @@ def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, repor
     graph = freeze(student, model_name(recipe.name, bits))
     save_graph(graph, graph_path(folder, bits))
     scores = evaluate(state.student, student, graph, data.test)
-    codes = data.test.codes()
     return FormatResult(
         bits=bits,
         graph_sha256=graph.sha256(),
@@ -184,8 +175,31 @@ def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, repor
         history=state.history,
         layers=layer_facts(graph),
         **asdict(scores),
-        devices=tuple(_on_device(graph, name, recipe, bits, codes, folder, reporter) for name in recipe.devices),
+        devices=on_devices(graph, recipe, bits, data, folder, reporter),
     )
+
+
+def prove_again(folder: Path, reporter: Reporter) -> RunResult:
+    """Lower and prove a finished run's graphs with the kernels of today; training and accuracies stay as they were."""
+    recipe, result = read_run_recipe(folder), RunResult.load(folder / "results.json")
+    data = load_data(recipe.data, folder / "data")
+    formats = []
+    for found in result.formats:
+        graph = load_graph(graph_path(folder, found.bits))
+        devices = on_devices(graph, recipe, found.bits, data, folder, reporter)
+        formats.append(found.model_copy(update={"devices": devices}))
+    result = result.model_copy(update={"formats": tuple(formats), "tool_versions": package_versions()})
+    result.save(folder / "results.json")
+    write_report(folder, result)
+    return result
+
+
+def on_devices(
+    graph: QuantGraph, recipe: Recipe, bits: str, data: Dataset, folder: Path, reporter: Reporter
+) -> tuple[DeviceResult, ...]:
+    """Lower a graph for every device of the recipe and prove it there."""
+    codes = data.test.codes()
+    return tuple(_on_device(graph, name, recipe, bits, codes, folder, reporter) for name in recipe.devices)
 
 
 def _on_device(
@@ -225,16 +239,3 @@ def untrained_graph(recipe: Recipe, bits: str, data: Dataset) -> QuantGraph:
     student = untrained_student(recipe, data.classes, data.input_shape, Bits.parse(bits))
     calibrate(student, image_batch(data.train.images[:CALIBRATION_IMAGES]))
     return freeze(student, model_name(recipe.name, bits))
-
-
-def graph_path(folder: Path, bits: str) -> Path:
-    """Where a run keeps the graph of a format."""
-    return folder / bits.lower() / "graph.safetensors"
-
-
-def read_run_recipe(folder: Path) -> Recipe:
-    """The resolved recipe of a run's folder."""
-    try:
-        return parse_recipe(json.loads((folder / RECIPE).read_text()), str(folder / RECIPE))
-    except (OSError, ValueError):
-        raise RecipeError(f"no run in {folder}; name the --out folder of `qkd run`") from None
