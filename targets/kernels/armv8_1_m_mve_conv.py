@@ -36,10 +36,8 @@ def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: F
     channels = weight.shape[0]
     patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point)
     rows = patches.order(weight.codes.reshape(channels, *patches.window.kernel, -1))
-    vectors = vectors_of(patches.taps)
     tile, width = min(TILES, key=lambda t: _instructions(patches.pixels, bits, *t))
-    layout = PassLayout(bits, width, vectors)
-
+    layout = PassLayout(bits, width, vectors_of(patches.taps))
     aligned = patches.window.channels % 4 == 0 and not (patches.direct and _is_callers(graph, op.input))
 
     def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, strip: Pointer | None = None) -> None:
