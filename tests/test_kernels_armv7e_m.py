@@ -19,7 +19,7 @@ from qkd.verification import verify
 from tests.lowering import lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip
-from tests.test_kernels_mve import networks
+from tests.test_kernels_mve import ACTIVATIONS, WEIGHTS, networks
 
 CORES = ("cortex_m4", "cortex_m7", "cortex_m33")
 EMULATED = {"deadline": None, "phases": (Phase.explicit, Phase.reuse, Phase.generate),
@@ -43,13 +43,49 @@ def assert_device_equals_reference(graph: QuantGraph, core: str, kernels: tuple[
 
 @pytest.mark.device
 @pytest.mark.parametrize("core", CORES)
-@settings(max_examples=7, **EMULATED)
+@settings(max_examples=6, **EMULATED)
 @given(graph=networks(), data=st.data())
 def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
     core: str, graph: QuantGraph, data: st.DataObject
 ) -> None:
     steps = [op for op in graph.ops if not isinstance(op, Reshape)]
     kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op))) for op in steps)
+    assert_device_equals_reference(graph, core, kernels)
+
+
+@st.composite
+def suited_networks(draw: st.DrawFn) -> QuantGraph:
+    """A ternary convolution and a depthwise one in the shapes that the special kernels take, at their edges."""
+    kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    stride = (draw(st.integers(1, kernel[0])), draw(st.integers(1, kernel[1])))
+    padding = draw(st.tuples(*[st.integers(0, 2)] * 4))
+    shape = (draw(st.integers(4, 9)), draw(st.integers(kernel[1] + 3 * stride[1], 16)), draw(st.integers(1, 20)))
+    source, between, extreme = draw(ACTIVATIONS), draw(ACTIVATIONS), draw(st.booleans())
+    g = RandomGraph(draw(st.integers(0, 2**16)), shape, source)
+    x = g.conv(g.input, 4 * draw(st.integers(1, 5)), kernel, stride=stride, padding=padding, weight="ternary",
+               activation=between, extreme=extreme)  # fmt: skip
+    height, width = g.values[x].shape[1:3]
+    padding = (
+        draw(st.integers(max(0, 4 - height), 4)),
+        0,
+        draw(st.integers(max(0, 5 - width), 5)),
+        draw(st.integers(0, 2)),
+    )
+    x = g.depthwise(
+        x, (3, draw(st.integers(1, 5))), padding=padding, weight=draw(WEIGHTS), activation=draw(ACTIVATIONS)
+    )
+    return g.build(x)
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("core", CORES)
+@settings(max_examples=5, **EMULATED)
+@given(graph=suited_networks())
+def test_lookup_and_paired_rows_equal_the_reference_at_the_edges_of_their_shapes(core: str, graph: QuantGraph) -> None:
+    kernels = tuple(
+        next(k for k in every_kernel(graph, op) if k.variant.startswith(variant))
+        for op, variant in zip(graph.ops, ("lookup", "smlad_row_pairs"), strict=True)
+    )
     assert_device_equals_reference(graph, core, kernels)
 
 

@@ -6,7 +6,13 @@ from itertools import chain
 from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv7e_m_convolution, armv7e_m_depthwise, armv7e_m_elementwise, armv7e_m_lookup
+from qkd.targets.kernels import (
+    armv7e_m_convolution,
+    armv7e_m_depthwise,
+    armv7e_m_depthwise_pairs,
+    armv7e_m_elementwise,
+    armv7e_m_lookup,
+)
 from qkd.targets.kernels.armv7e_m_candidate import cheapest_first
 
 
@@ -19,7 +25,7 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
         case FullyConnected():
             return cheapest_first(armv7e_m_convolution.candidates(graph, op))
         case DepthwiseConv2d():
-            return armv7e_m_depthwise.candidates(graph, op)
+            return chain(armv7e_m_depthwise_pairs.candidates(graph, op), armv7e_m_depthwise.candidates(graph, op))
         case Add():
             return (armv7e_m_elementwise.add_kernel(graph, op),)
         case AveragePool2d():
