@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from qkd.errors import QkdError
+from qkd.files import disk_error
 from qkd.progress import Bars
 
 app = typer.Typer(
@@ -143,12 +144,18 @@ def main() -> None:
     try:
         app()
     except QkdError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        _fail(error)
+    except OSError as error:  # from a library that writes files by itself: most often a full disk
+        _fail(disk_error(Path(error.filename or "."), error))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one was", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(error: QkdError) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]: ", end="")
+    print(error, file=sys.stderr)
+    sys.exit(2)
 
 
 def _say(line: str) -> None:

@@ -167,7 +167,7 @@ def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, repor
     student = state.student_to_train()
     graph = freeze(student, model_name(recipe.name, bits))
     save_graph(graph, graph_path(folder, bits))
-    scores = evaluate(state.student, student, graph, data.test)
+    scores = evaluate(state.student, student, graph, data.test, reporter)
     return FormatResult(
         bits=bits,
         graph_sha256=graph.sha256(),

@@ -9,10 +9,12 @@ from torch import nn
 
 from qkd.datasets import Split
 from qkd.graph import QuantGraph
+from qkd.progress import Advance, Reporter, Silent
 from qkd.reference import run_in_batches
 from qkd.student import QuantStudent, image_batch
 
 BATCH = 250
+SILENT = Silent()
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,20 @@ class Scores:
     """Of exact mode with the integer graph; anything but 100 is a defect."""
 
 
+def _quietly(amount: int = 1, note: str = "") -> None:
+    """Report no progress."""
+
+
 @torch.no_grad()
-def classes_of(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.int64]:
+def classes_of(network: nn.Module, images: NDArray[np.uint8], advance: Advance = _quietly) -> NDArray[np.int64]:
     """The class a network chooses for each image (N, H, W, C); it is left in the mode it was in."""
     training = network.training
     network.eval()
-    parts = [network(image_batch(images[i : i + BATCH])).numpy().argmax(axis=1) for i in range(0, len(images), BATCH)]
+    parts = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        parts.append(network(image_batch(batch)).numpy().argmax(axis=1))
+        advance(len(batch))
     network.train(training)
     return np.concatenate(parts)
 
@@ -48,14 +58,19 @@ def top1(network: nn.Module, split: Split) -> float:
     return _percent(classes_of(network, split.images), split.labels)
 
 
-def evaluate(student: nn.Module, quantized: QuantStudent, graph: QuantGraph, split: Split) -> Scores:
+def evaluate(
+    student: nn.Module, quantized: QuantStudent, graph: QuantGraph, split: Split, reporter: Reporter = SILENT
+) -> Scores:
     """Score the float student, both forms of the quantized one and the frozen graph on one split."""
-    fake = classes_of(quantized, split.images)
-    with quantized.running("exact"):
-        exact = classes_of(quantized, split.images)
-    integer = run_in_batches(graph, split.codes(), BATCH).argmax(axis=1)
+    with reporter.task(f"{graph.name}: test split, four engines", 4 * len(split)) as advance:
+        real = classes_of(student, split.images, advance)
+        fake = classes_of(quantized, split.images, advance)
+        with quantized.running("exact"):
+            exact = classes_of(quantized, split.images, advance)
+        integer = run_in_batches(graph, split.codes(), BATCH).argmax(axis=1)
+        advance(len(split))
     return Scores(
-        top1_float=top1(student, split),
+        top1_float=_percent(real, split.labels),
         top1_torch=_percent(fake, split.labels),
         top1_exact=_percent(exact, split.labels),
         top1_integer=_percent(integer, split.labels),
