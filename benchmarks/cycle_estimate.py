@@ -90,8 +90,7 @@ def _disassemble(run: DeviceRun, target: Target) -> Mapping[int, str]:
 def _simulate(blocks: list[Block], model: str, llvm_mca: str) -> list[float]:
     """Cycles of one pass through each block when it repeats."""
     source = "".join(
-        f"# LLVM-MCA-BEGIN {i}\n" + "\n".join(block.lines) + f"\n# LLVM-MCA-END {i}\n"
-        for i, block in enumerate(blocks)
+        f"# LLVM-MCA-BEGIN {i}\n" + "\n".join(block.lines) + f"\n# LLVM-MCA-END {i}\n" for i, block in enumerate(blocks)
     )
     with TemporaryDirectory(prefix="qkd-") as folder:
         path = Path(folder) / "blocks.s"

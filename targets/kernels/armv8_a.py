@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
-from qkd.targets.kernels import armv8_a_depthwise, armv8_a_direct, armv8_a_dot_lanes, armv8_a_few_taps, armv8_a_sdot, armv8_a_smmla, armv8_a_winograd
+from qkd.targets.kernels import (
+    armv8_a_depthwise,
+    armv8_a_direct,
+    armv8_a_dot_lanes,
+    armv8_a_few_taps,
+    armv8_a_sdot,
+    armv8_a_smmla,
+    armv8_a_winograd,
+)
 from qkd.targets.kernels.armv8_a_elements import is_in_order
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
 from qkd.targets.kernels.armv8_a_requantize import is_supported

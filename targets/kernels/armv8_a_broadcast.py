@@ -23,9 +23,7 @@ class Sums:
     """Channels: 16 or 32."""
     rows: list[list[Register]] = field(default_factory=list)
 
-    def add(
-        self, addresses: Sequence[Expr], rows_an_address: int, weights: Pointer, at: Expr, steps: int
-    ) -> None:
+    def add(self, addresses: Sequence[Expr], rows_an_address: int, weights: Pointer, at: Expr, steps: int) -> None:
         """Add `steps` steps of four taps.
 
         Each address is read from on, four bytes a row: the rows that share one are interleaved. Row r of `weights`,
@@ -34,7 +32,10 @@ class Sums:
         places = list(addresses)
         for step in range(steps):
             matrix = [
-                [let(weights.load(at + ((step * DEPTH + k) * self.block + v), LANES)) for v in range(0, self.block, LANES)]
+                [
+                    let(weights.load(at + ((step * DEPTH + k) * self.block + v), LANES))
+                    for v in range(0, self.block, LANES)
+                ]
                 for k in range(DEPTH)
             ]
             for row in range(len(places) * rows_an_address):

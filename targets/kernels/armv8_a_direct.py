@@ -133,9 +133,7 @@ def channel_blocks_of(blocks: tuple[tuple[int, ...], ...]) -> list[tuple[int, ..
     return [block[i : i + LANES] for block in blocks for i in range(0, len(block), LANES)]
 
 
-def _accumulate(
-    memory: Pointer, at: Expr, weights: Pointer, start: Expr, plan: Plan
-) -> list[list[Register]]:
+def _accumulate(memory: Pointer, at: Expr, weights: Pointer, start: Expr, plan: Plan) -> list[list[Register]]:
     """The sums of every pixel with a block of channels, in vectors of eight."""
     patches, depth = plan.patches, elements.DEPTH if plan.by_element else DEPTH
     steps = largest_divisor(patches.segment_bytes // depth, plan.unrolled_taps // depth)

@@ -102,9 +102,7 @@ class Product:
             totals = [let(total + part) for total, part in zip(totals, more, strict=True)]
         return totals
 
-    def _accumulate_chain(
-        self, memory: Pointer, at: Expr, weights: Pointer, start: Expr, chain: Chain
-    ) -> list[Expr]:
+    def _accumulate_chain(self, memory: Pointer, at: Expr, weights: Pointer, start: Expr, chain: Chain) -> list[Expr]:
         """Keep a vector of int16 for each pixel and channel; widen and sum them at the end of the chain."""
         accs = [[Register("int16x8") for _ in range(CHANNELS)] for _ in range(self.pixels)]
 

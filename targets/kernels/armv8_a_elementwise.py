@@ -13,15 +13,16 @@ from qkd.tir import (
     Expr,
     Pointer,
     Register,
+    broadcast,
     cast,
     constant,
     high_half,
+    lane,
     let,
     loop,
     low_half,
     maximum,
     nounroll,
-    shuffle,
     widen,
 )
 
@@ -40,7 +41,7 @@ def add_candidates(graph: QuantGraph, op: Add) -> Iterable[Kernel]:
             with loop(elements % VECTOR_BYTES) as i:
                 nounroll()
                 at = i + elements // VECTOR_BYTES * VECTOR_BYTES
-                y[at] = shuffle((_add(_one(a, at), _one(b, at)),), (0,))
+                y[at] = lane(_add(broadcast(a[at], VECTOR_BYTES), broadcast(b[at], VECTOR_BYTES)), 0)
 
     def _add(a: Expr, b: Expr) -> Expr:
         pairs = zip(words(a), words(b), strict=True)
@@ -49,10 +50,6 @@ def add_candidates(graph: QuantGraph, op: Add) -> Iterable[Kernel]:
 
     if elements >= VECTOR_BYTES:
         yield build_kernel(graph, op, "vector_add", "exact in int32", body, in_place=True)
-
-
-def _one(memory: Pointer, at: Expr) -> Expr:
-    return shuffle((memory.load(at, 1),), (0,) * VECTOR_BYTES)
 
 
 def words(codes: Expr) -> list[Expr]:
@@ -72,7 +69,9 @@ def pool_candidates(graph: QuantGraph, op: AveragePool2d | MaxPool2d) -> Iterabl
         with loop(window.out_height) as row, loop(window.out_width) as column:
             pixel = let(row * window.out_width + column)
             with tiles(window.channels, VECTOR_BYTES) as channel:
-                start = let((row * window.stride[0] * window.width + column * window.stride[1]) * window.channels + channel)
+                start = let(
+                    (row * window.stride[0] * window.width + column * window.stride[1]) * window.channels + channel
+                )
                 pooled = _largest(x, window, start) if isinstance(op, MaxPool2d) else _average(x, window, start, op)
                 y[pixel * window.channels + channel] = pooled
 

@@ -84,9 +84,7 @@ def patches_of(window: Window, zero_point: int) -> Patches:
     stride_y, stride_x = window.stride
     if not any(window.padding) and run % VECTOR_BYTES == 0:
         flat = window.taps == 1 and window.stride == (1, 1)
-        rows, columns = (
-            (1, window.out_height * window.out_width) if flat else (window.out_height, window.out_width)
-        )
+        rows, columns = (1, window.out_height * window.out_width) if flat else (window.out_height, window.out_width)
         line = window.width * window.channels
         return Patches(window, zero_point, rows, columns, kernel_height, run, line,
                        stride_x * window.channels, stride_y * line)  # fmt: skip

@@ -101,9 +101,7 @@ class Product:
                 self._add_chunk(accs, memory, patch + i * VECTOR_BYTES, weights, row + i * VECTOR_BYTES * self.channels)
         return [[acc.value for acc in pixel] for pixel in accs]
 
-    def _add_chunk(
-        self, accs: list[list[Register]], memory: Pointer, patch: Expr, weights: Pointer, row: Expr
-    ) -> None:
+    def _add_chunk(self, accs: list[list[Register]], memory: Pointer, patch: Expr, weights: Pointer, row: Expr) -> None:
         """Sixteen taps."""
         codes = [let(memory.load(patch + p * self.patches.pixel_stride, VECTOR_BYTES)) for p in range(self.pixels)]
         for word in range(VECTOR_BYTES // DOT):

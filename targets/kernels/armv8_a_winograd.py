@@ -16,8 +16,8 @@ from qkd.kernel import Kernel
 from qkd.targets.kernels import armv8_a_elements as elements
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, block_channels, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, st4
 from qkd.targets.kernels.armv8_a_chains import INT16_MAX, largest_divisor
+from qkd.targets.kernels.armv8_a_neon import hidden_address, hide, st4
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, pad_input, padded_height, padded_width, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks

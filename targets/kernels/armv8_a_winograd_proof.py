@@ -94,9 +94,7 @@ def prove(weight: NDArray[np.int64], entry: Value, step: int, limit: int) -> Pro
     return None
 
 
-def bounds_of_channels(
-    weight: NDArray[np.int64], qmin: int, qmax: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def bounds_of_channels(weight: NDArray[np.int64], qmin: int, qmax: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Least and largest sum of products of each output and input channel, (O, C), for codes in [qmin, qmax]."""
     products = np.stack([weight * qmin, weight * qmax])
     return products.min(axis=0).sum(axis=(1, 2)), products.max(axis=0).sum(axis=(1, 2))
