@@ -2,11 +2,13 @@
 
 `python -m benchmarks.cortex_m` runs every core, network and format in the emulator (about five minutes on two cores),
 compares every element of every layer with the reference, prints a table and writes results/cortex_m.json.
-Weights are random: neither instructions nor memory depend on them, but for the proofs that pick wider kernels.
+Its weights are random: neither instructions nor memory depend on them, but for the proofs that pick wider kernels.
+`--trained W4A8=runs/x/w4a8/graph.safetensors …` adds rows for networks that were trained and frozen.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +19,7 @@ from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
+from qkd.graph_file import load_graph
 from qkd.lower import Library, lower
 from qkd.passes.plan_memory import PlanMemory
 from qkd.target import Target
@@ -54,19 +57,27 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--bits", nargs="+", type=Bits.parse, default=[Bits.parse(text) for text in FORMATS])
+    parser.add_argument("--trained", nargs="+", default=(), metavar="BITS=FILE", help="graphs of finished runs")
     parser.add_argument("--no-record", action="store_true", help="only print")
     options = parser.parse_args()
+    graphs = [("random", bits, NETWORKS[network](bits)) for network in options.networks for bits in options.bits]
+    graphs += [("trained", *_load(text)) for text in options.trained]
     rows, tools = [], {}
     for core in options.cores:
-        for network in options.networks:
-            for bits in options.bits:
-                row, run = measure(NETWORKS[network](bits), load_target(core))
-                rows.append({"core": core, "network": network, "bits": str(bits), **row})
-                tools[core] = dict(run.tool_versions)
-                print(f"{core} {network} {bits}: {row['instructions']:,}", flush=True)
+        for weights, bits, graph in graphs:
+            row, run = measure(graph, load_target(core))
+            rows.append({"core": core, "network": graph.name, "bits": str(bits), "weights": weights, **row})
+            tools[core] = dict(run.tool_versions)
+            print(f"{core} {graph.name} {bits} ({weights} weights): {row['instructions']:,}", flush=True)
     Console(width=160).print(_table(rows))
     if not options.no_record:
         print(write_record("cortex_m", rows, device_tools=tools, samples=SAMPLES, cmsis_nn=_comparison()))
+
+
+def _load(text: str) -> tuple[Bits, QuantGraph]:
+    """Read BITS=FILE."""
+    bits, _, path = text.partition("=")
+    return Bits.parse(bits), load_graph(Path(path))
 
 
 def measure(graph: QuantGraph, target: Target) -> tuple[dict[str, Any], DeviceRun]:
@@ -92,6 +103,7 @@ def _row(library: Library, proof: Verification, run: DeviceRun) -> dict[str, Any
         "arena_bytes": library.graph.arena_bytes,
         "scratch_bytes": max(kernel.scratch_bytes for kernel in library.kernels),
         "stack_bytes": run.stack_bytes,
+        "graph_sha256": library.graph.sha256(),
         "differing": proof.differing,
         "elements": proof.elements,
         "layers": [
@@ -123,11 +135,13 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
                     "differing"):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows:
-        s8, s4 = CMSIS_NN[row["core"], row["network"]]
+        vendor = CMSIS_NN.get((row["core"], row["network"]))
         cycles = row["cycles_estimate"]
         sizes = (f"{row[name]:,}" for name in ("text_bytes", "rodata_bytes", "arena_bytes", "scratch_bytes"))
-        table.add_row(row["core"], row["network"], row["bits"], f"{s8 / 1e6:.2f} / {s4 / 1e6:.2f}",
-                      f"{row['instructions'] / 1e6:.3f}", "-" if cycles is None else f"{cycles / 1e6:.3f}", *sizes,
+        network = row["network"] + (", trained" if row["weights"] == "trained" else "")
+        counts = " / ".join(f"{count / 1e6:.2f}" for count in vendor) if vendor else "-"
+        table.add_row(row["core"], network, row["bits"], counts, f"{row['instructions'] / 1e6:.3f}",
+                      "-" if cycles is None else f"{cycles / 1e6:.3f}", *sizes,
                       f"{row['differing']} of {row['elements']:,}")  # fmt: skip
     return table
 

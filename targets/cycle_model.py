@@ -110,7 +110,7 @@ def estimate_cycles(run: DeviceRun, target: Target) -> dict[str, int] | None:
         return None
     lines = [(address, line) for _, address, line in disassembly(run.image, target)]
     return {
-        layer: _cycles([Instruction(at, *_split(line), counts[at]) for at, line in lines if at in counts], core)
+        layer: listing_cycles([Instruction(at, *_split(line), counts[at]) for at, line in lines if at in counts], core)
         for layer, counts in run.executed.items()
     }
 
@@ -121,7 +121,7 @@ def _split(line: str) -> tuple[str, str]:
     return fields[2].strip(), fields[3].partition("@")[0].partition("<")[0].strip() if len(fields) > 3 else ""
 
 
-def _cycles(listing: Sequence[Instruction], core: Core) -> int:
+def listing_cycles(listing: Sequence[Instruction], core: Core) -> int:
     """Add up a layer; neighbours in the listing that ran equally often count as a straight line."""
     total, at = 0, 0
     while at < len(listing):
