@@ -15,6 +15,7 @@ from qkd.passes.quantize import Quantize
 from qkd.passes.quantized_distillation import QuantizedDistillation
 from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
 from qkd.passes.self_study import Qat, SelfStudy
+from qkd.passes.stat_assist import StatAssist
 from qkd.passes.tutoring import Distill, Tutoring
 from qkd.pipeline import Pass
 from qkd.recipe import pass_fault
@@ -33,6 +34,7 @@ TRAIN_PASSES = (
     Apprentice,
     QuantizedDistillation,
     QuantizationPoints,
+    StatAssist,
     ReEstimateBatchNorm,
 )
 """TrainState → TrainState, in the order in which a recipe usually names them."""

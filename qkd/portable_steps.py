@@ -206,10 +206,8 @@ class _Writer:
         packing = packing_of(weight)
         rows = weight.stored.reshape(weight.shape[0], -1)
         packed = pack_rows(rows, packing.bits)
-        kind = "indices" if packing.table else "codes"
-        comment = (
-            f"{packing.bits}-bit weights, {rows.shape[0]} rows of {rows.shape[1]} {kind} in {packed.shape[1]} bytes"
-        )
+        row = f"{rows.shape[1]} {'indices' if packing.table else 'codes'} in {packed.shape[1]} bytes"
+        comment = f"{packing.bits}-bit weights, {rows.shape[0]} rows of {row}"
         numbers = packed.reshape(-1).view(packing.type.removesuffix("_t"))
         table = self._table("weight", packing.type, comment, numbers)
         if weight.codebook is None:

@@ -20,7 +20,12 @@ from qkd.passes.quantized_distillation import QuantizedDistillation
 from qkd.pipeline import Pass
 from qkd.state import TrainState, student_is_quantized
 from qkd.student import QuantStudent
+from qkd.targets.kernels import choose_kernels
+from qkd.targets.runners import open_runner
+from qkd.verification import verify
+from tests.lowering import lowered
 from tests.networks import same_weights, tiny_state
+from tests.stub_library import device_or_skip
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +127,17 @@ def test_a_finished_pass_comes_back_with_its_levels(ready: TrainState, tmp_path:
 def test_a_later_pass_goes_on_with_the_levels(ready: TrainState) -> None:
     after = QuantizedDistillation(1)(QuantizationPoints(1)(ready))
     assert all(isinstance(layer.weight_step, WeightLevels) for layer in after.student_to_train().inner())
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("device", ["cortex_m4", "cortex_a53"])
+def test_learned_tables_compute_on_the_device_what_the_reference_computes(ready: TrainState, device: str) -> None:
+    student = QuantizationPoints(1)(ready).student_to_train()
+    target = device_or_skip(device)
+    graph = freeze(student, "points")
+    kernels = choose_kernels(graph, target)
+    assert [kernel.variant for kernel in kernels[1:-1]] == ["generic_lookup"] * 2
+    library = lowered(graph, target, kernels)
+    with open_runner(library) as runner:
+        proof = verify(library, ready.data.test.codes()[:8], runner)
+    assert proof.differing == 0, proof.first_difference

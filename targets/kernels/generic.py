@@ -139,7 +139,7 @@ def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
     constants = (packed, channel_table(op.epilogue), *codebook)
     if not codebook:
         return make_kernel(graph, op, body, constants, scratch_bytes)
-    why = f"weights stay {weight.packed_bits}-bit indices in flash and are looked up in a table of {codebook[0].size} codes"
+    why = f"weights stay {weight.packed_bits}-bit indices in flash, looked up in a table of {codebook[0].size} codes"
     return make_kernel(graph, op, body, constants, scratch_bytes, variant="generic_lookup", why=why)
 
 

@@ -1,0 +1,93 @@
+"""StatAssist and GradBoost: quantization-aware training from scratch, warmed up in float by the same optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from qkd.pipeline import Invariant
+from qkd.state import TrainState, student_is_quantized
+
+if TYPE_CHECKING:
+    from qkd.student import QuantStudent
+
+CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class StatAssist:
+    """CE(y, z_S) from first weights: some epochs in float, then quantized, with one optimiser object for both.
+
+    The optimiser's moments, gathered in float, steady the first quantized steps; GradBoost then adds noise along each
+    gradient. Park et al. 2020 (arXiv 2006.09679). Verified in the authors' code: the shared optimiser, no pretrained
+    network, and GradBoost's constants (see `qkd.gradient_boost`). Not verified: the number of float epochs. Ours:
+    steps are fitted when quantization begins; the one-cycle rate runs over both parts.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    epochs: Annotated[int, Field(gt=0)]
+    """Float and quantized together."""
+    float_epochs: Annotated[int, Field(ge=0)]
+    optimiser: Literal["sgd", "rmsprop", "adam", "adamw"] = "sgd"
+    grad_boost: bool = True
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    step_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate of the steps, relative to the weights'."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+    name: ClassVar[str] = "stat_assist"
+    requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
+    ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
+
+    def __call__(self, state: TrainState) -> TrainState:
+        """Train the student from its first weights to a quantized one."""
+        return stat_assist(state, self)
+
+
+def stat_assist(state: TrainState, options: StatAssist) -> TrainState:
+    """The pass as a function."""
+    from torch import Tensor
+    from torch.nn.functional import cross_entropy
+
+    from qkd.errors import RecipeError
+    from qkd.gradient_boost import GradBoost
+    from qkd.optimisation import Learner
+    from qkd.student import prepare
+    from qkd.training import Job, fit
+
+    if options.float_epochs >= options.epochs:
+        raise RecipeError(
+            f"stat_assist.float_epochs is {options.float_epochs} of {options.epochs} epochs; leave one or more quantized"
+        )
+    student = prepare(state.student, state.bits, state.data.input_shape)
+    boost = GradBoost(student.parameters()) if options.grad_boost else None
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(student(images), labels)
+
+    def before_epoch(epoch: int) -> None:
+        if epoch == options.float_epochs:
+            start_quantizing(student, state)
+        student.mode = "real" if epoch < options.float_epochs else "fake"
+        if boost is not None:
+            boost.active = epoch >= options.float_epochs
+
+    job = Job(
+        options.name, options.epochs, {"quantized": Learner(student, options.learning_rate, options.step_rate)}, loss,
+        options.warmup, optimiser=options.optimiser, before_epoch=before_epoch, gradients=boost,
+    )  # fmt: skip
+    reached = fit(job, state)
+    student.mode = "fake"
+    return reached
+
+
+def start_quantizing(student: QuantStudent, state: TrainState) -> None:
+    """Fit all steps to the weights and activations that the float epochs have reached."""
+    from qkd.student import calibrate, image_batch
+
+    for layer in student.weighted():
+        layer.start_weight_step()
+    calibrate(student, image_batch(state.data.train.images[:CALIBRATION_IMAGES]))

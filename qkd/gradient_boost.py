@@ -1,0 +1,65 @@
+"""GradBoost: noise along each gradient, as large as gradients have lately been spread, fading from step to step.
+
+Park et al. 2020 (arXiv 2006.09679), as in the authors' code. For each weight, with moving averages (decay 0.9,
+bias-corrected) of the running largest and smallest |g| and k steps done:
+
+    S = (largest − smallest) · 0.99^k      n = |Laplace(0, 1)| · S · coin · sign(g), clipped to ±0.001      g ← g + n
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DECAY = 0.9
+FADING = 0.99
+LARGEST_NOISE = 1e-3
+
+
+class GradBoost:
+    """The rule for a network's parameters; `active` says whether noise is added and statistics are kept.
+
+    "Running" largest and smallest are kept a parameter tensor, element by element, since the rule became active.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.active = True
+        self.steps = 0
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def __call__(self, generator: torch.Generator) -> None:
+        """Add noise to every gradient there is."""
+        if not self.active:
+            return
+        self.steps += 1
+        for number, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                parameter.grad.add_(self.noise(number, parameter.grad, generator))
+
+    def noise(self, number: int, gradient: Tensor, generator: torch.Generator) -> Tensor:
+        """The noise for one parameter's gradient; its statistics move on."""
+        scale = self._spread(number, gradient.abs()) * FADING ** (self.steps - 1)
+        laplace = torch.empty_like(gradient).exponential_(generator=generator)  # |Laplace(0, 1)| is exponential
+        coin = torch.randint(0, 2, gradient.shape, generator=generator)
+        return (laplace * scale * coin * gradient.sign()).clamp(-LARGEST_NOISE, LARGEST_NOISE)
+
+    def _spread(self, number: int, size: Tensor) -> Tensor:
+        zero = torch.zeros_like(size)
+        largest, smallest, average_largest, average_smallest = self.seen.get(number, (size, size, zero, zero))
+        largest, smallest = torch.maximum(largest, size), torch.minimum(smallest, size)
+        average_largest = average_largest.lerp(largest, 1 - DECAY)
+        average_smallest = average_smallest.lerp(smallest, 1 - DECAY)
+        self.seen[number] = (largest, smallest, average_largest, average_smallest)
+        return (average_largest - average_smallest) / (1 - DECAY**self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For checkpoints."""
+        return {"steps": self.steps, "seen": {number: list(found) for number, found in self.seen.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.steps = state["steps"]
+        self.seen = {number: (a, b, c, d) for number, (a, b, c, d) in state["seen"].items()}
