@@ -82,7 +82,6 @@ def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel
     shaped = weight if weight.ndim == 4 else weight[:, None, None, :]
     channels = len(weight)
     packed = plan.weights.pack(padded_rows(shaped, plan.activations), plan.tile.channels)
-
     product, tile = plan.product, plan.tile
 
     def body(x: Pointer, packed_: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:

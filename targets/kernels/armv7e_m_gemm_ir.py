@@ -28,34 +28,32 @@ def multiply_ir(tile: tuple[int, int, int], weights: WeightFormat, turns: int, p
         From the expanded codes of one pixel of the tile to those of the next.
     """
     pixels, channels, quads = tile
-    accumulators = [f"${i}" for i in range(pixels * channels)]
-    names = [f"${i}" for i in range(pixels * channels, registers_needed(pixels, channels, weights))]
-    loop = _Loop(tile, weights, pixel_bytes, accumulators, names)
-    free = len(names) - 3 - (weights.bits < 8)
-    outputs = ["=&r"] * (len(accumulators) + free + 2)
-    tied = [*range(len(accumulators)), len(accumulators) + free, len(accumulators) + free + 1]
-    fixed = ["r"] * (1 + (weights.bits < 8))
-    constraints = ",".join([*outputs, *fixed, *map(str, tied), "~{memory}", "~{cc}"])
-    results = "{ " + ", ".join(["i32"] * len(outputs)) + " }"
-    mask = ["i32 %mask"] if weights.bits < 8 else []
-    olds = [f"i32 %old_{i}" for i in range(len(accumulators))]
-    arguments = ", ".join(["i32 %end", *mask, *olds, "i32 %codes_at", "i32 %packed_at"])
-    text = "\\0A".join(loop.lines())
+    sums, free, masks = pixels * channels, 2 * pixels + 2, int(weights.bits < 8)
+    # Operands in the order of LLVM: sums, free registers, codes and packed are written; end and mask are only read.
+    names = [f"${i}" for i in range(sums + free + 3 + masks)]
+    written = ["=&r"] * (sums + free + 2)
+    read = ["r"] * (1 + masks)
+    tied = [str(i) for i in (*range(sums), sums + free, sums + free + 1)]
+    constraints = ",".join([*written, *read, *tied, "~{memory}", "~{cc}"])
+    values = ["%end", *["%mask"] * masks, *(f"%old_{i}" for i in range(sums)), "%codes_at", "%packed_at"]
+    results = "{ " + ", ".join(["i32"] * len(written)) + " }"
+    text = "\\0A".join(_Loop(tile, weights, pixel_bytes, names[:sums], names[sums:]).lines())
     return f"""
 define i32 @armv7e_m_multiply(ptr %acc, ptr %codes, ptr %packed, i32 %mask) {{
   %codes_at = ptrtoint ptr %codes to i32
   %packed_at = ptrtoint ptr %packed to i32
   %end = add i32 %codes_at, {8 * quads * turns}
-{_each(len(accumulators), "%at_{i} = getelementptr i32, ptr %acc, i32 {i}", "%old_{i} = load i32, ptr %at_{i}, align 4")}
-  %new = call {results} asm "{text}", "{constraints}"({arguments})
-{_each(len(accumulators), f"%new_{{i}} = extractvalue {results} %new, {{i}}", "store i32 %new_{i}, ptr %at_{i}, align 4")}
+{_each(sums, "%at_# = getelementptr i32, ptr %acc, i32 #", "%old_# = load i32, ptr %at_#, align 4")}
+  %new = call {results} asm "{text}", "{constraints}"({", ".join(f"i32 {value}" for value in values)})
+{_each(sums, f"%new_# = extractvalue {results} %new, #", "store i32 %new_#, ptr %at_#, align 4")}
   ret i32 0
 }}
-"""  # noqa: E501
+"""
 
 
 def _each(count: int, *templates: str) -> str:
-    return "\n".join("  " + template.replace("{i}", str(i)) for i in range(count) for template in templates)
+    """Lines for 0 … count - 1, which stands where a template has #."""
+    return "\n".join("  " + template.replace("#", str(i)) for i in range(count) for template in templates)
 
 
 class _Loop:

@@ -42,10 +42,8 @@ class _Writer:
     def __init__(self, graph: QuantGraph, op: Conv2d, plan: Lookup, x: Pointer, fractions: Pointer, table: Pointer,
                  y: Pointer, scratch: Pointer) -> None:  # fmt: skip
         self.entry, self.rq = graph.values[op.input], op.epilogue
-        self.pixels, self.out_pixels = (
-            self.entry.elements // plan.window.channels,
-            graph.values[op.output].elements // plan.out_channels,
-        )
+        self.pixels = self.entry.elements // plan.window.channels
+        self.out_pixels = graph.values[op.output].elements // plan.out_channels
         self.plan, self.window = plan, plan.window
         self.x, self.fractions, self.table, self.y = x, fractions, table, y
         self.bytes, self.words = scratch, scratch.view("int32")
@@ -88,9 +86,8 @@ class _Writer:
             fraction = load_word(self.fractions, number * 3) << 8
             for i in range(ENTRIES_PER_FRACTION):
                 product = let(zero_extend(fraction) * ENTRIES)
-                self.bytes[number * ENTRIES_PER_FRACTION + (self.plan.codes_byte + i)] = cast(
-                    product >> 32 << 3, "int8"
-                )
+                code = cast(product >> 32 << 3, "int8")
+                self.bytes[number * ENTRIES_PER_FRACTION + (self.plan.codes_byte + i)] = code
                 fraction = cast(product, "int32")
 
     def _load_row(self, row: Expr) -> None:
@@ -171,7 +168,9 @@ def table_entries(codes: list[tuple[Expr, Expr]]) -> list[tuple[Expr, Expr]]:
     sums: list[tuple[Expr, Expr]] = [(zero, zero)]
     for low, high in reversed(codes):
         sums = [
-            (let(f(a, low)), let(f(b, high))) for a, b in sums for f in (subtract_halves, lambda s, _: s, add_halves)
+            (let(combine(a, low)), let(combine(b, high)))
+            for a, b in sums
+            for combine in (subtract_halves, lambda total, _: total, add_halves)
         ]
     return sums
 
