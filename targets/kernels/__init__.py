@@ -53,7 +53,7 @@ def _families(graph: QuantGraph, op: Op, target: Target) -> tuple[Family, ...]:
 
 
 def _choose(graph: QuantGraph, op: Op, target: Target, cap: int | None) -> Kernel:
-    """The first kernel that fits; a cost model would sort them here."""
+    """The first kernel whose scratch is allowed: each family gives its own cheapest first."""
     refused = []
     for family in _families(graph, op, target):
         for kernel in family(graph, op, target):
