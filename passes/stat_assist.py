@@ -60,7 +60,7 @@ def stat_assist(state: TrainState, options: StatAssist) -> TrainState:
 
     if options.float_epochs >= options.epochs:
         raise RecipeError(
-            f"stat_assist.float_epochs is {options.float_epochs} of {options.epochs} epochs; leave one or more quantized"
+            f"stat_assist.float_epochs is {options.float_epochs} of {options.epochs} epochs; leave some quantized"
         )
     student = prepare(state.student, state.bits, state.data.input_shape)
     boost = GradBoost(student.parameters()) if options.grad_boost else None

@@ -1,0 +1,109 @@
+"""Kill training with signal 9 at random moments, start it again, and compare what comes out with a run left alone.
+
+`python -m benchmarks.kill_resume` kills twenty times; results/kill_resume.json says whether every hash is the same.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.record import write_record
+from qkd.bits import Bits
+from qkd.passes import build_train_passes
+from qkd.progress import Silent
+from qkd.recipe import parse_recipe
+from qkd.training_run import network_sha256, train
+
+KILLS = 20
+BEGUN = "begun"
+PASSES = [
+    {"name": "pretrain", "network": "teacher", "epochs": 3, "learning_rate": 0.1},
+    {"name": "pretrain", "network": "student", "epochs": 3, "learning_rate": 0.1},
+    {"name": "quantize"},
+    {"name": "self_study", "epochs": 2},
+    {"name": "co_study", "epochs": 3},
+    {"name": "tutoring", "epochs": 3},
+    {"name": "quantization_points", "epochs": 2, "train": "alternate"},
+    {"name": "re_estimate_batch_norm"},
+]
+RECIPE = {
+    "name": "killed", "bits": ["W4A8"], "devices": ["host"], "teacher": {"model": "digits_teacher"},
+    "student": {"model": "digits_student"}, "train": {"threads": 1, "batch_size": 64}, "passes": PASSES,
+    "data": {"name": "digits", "validation": 300, "crop_padding": 1},
+}  # fmt: skip
+
+
+def main() -> None:
+    """Be the run that is killed, or the one that kills."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, help="only train in this folder and print the hash of the result")
+    parser.add_argument("--kills", type=int, default=KILLS)
+    options = parser.parse_args()
+    if options.run:
+        print(BEGUN, flush=True)
+        print(final_hash(options.run), flush=True)
+        return
+    with TemporaryDirectory() as folder:
+        rows, whole, seconds = benchmark(Path(folder), options.kills)
+    path = write_record(
+        "kill_resume", rows, kills=options.kills, uninterrupted_sha256=whole, uninterrupted_seconds=seconds,
+        all_equal=all(row["sha256"] == whole for row in rows),
+    )  # fmt: skip
+    print(path, "equal" if all(row["sha256"] == whole for row in rows) else "DIFFERENT")
+
+
+def final_hash(folder: Path) -> str:
+    """Train to the end and hash the three networks, statistics included, and the history."""
+    recipe = parse_recipe(RECIPE, __file__)
+    state = train(recipe, build_train_passes(recipe.passes), Bits.parse("W4A8"), folder, Silent())
+    networks = [network_sha256(n) for n in (state.teacher, state.student, state.student_to_train())]
+    history = [point.model_dump() for point in state.history]
+    return hashlib.sha256(json.dumps([networks, history]).encode()).hexdigest()
+
+
+def benchmark(folder: Path, kills: int) -> tuple[list[dict[str, Any]], str, float]:
+    """Run once in peace, then run after run under fire until `kills` have been fired."""
+    started = time.perf_counter()
+    whole, _ = attempt(folder / "whole", None)
+    seconds = time.perf_counter() - started
+    if whole is None:
+        raise SystemExit("the run that was left alone did not finish")
+    chance, rows, left = random.Random(0), [], kills
+    while left or not rows:
+        target, moments = folder / str(len(rows)), []
+        found = None
+        while found is None:
+            delay = chance.uniform(0, seconds / 6) if left else None
+            found, killed = attempt(target, delay)
+            left -= killed
+            moments += [delay] * killed
+        rows.append({"kills_after_s": moments, "sha256": found, "equal": found == whole})
+        print(rows[-1], flush=True)
+    return rows, whole, seconds
+
+
+def attempt(folder: Path, delay_s: float | None) -> tuple[str | None, int]:
+    """Start or resume a run; kill it `delay_s` after its imports. Gives its hash, if it got there, and 1 if killed."""
+    command = [sys.executable, "-m", "benchmarks.kill_resume", "--run", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        if process.stdout is None or process.stdout.readline().strip() != BEGUN:
+            raise SystemExit("the run did not begin")
+        try:
+            rest, _ = process.communicate(timeout=delay_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None, 1
+    if process.returncode != 0:
+        raise SystemExit(f"a run in {folder} failed with status {process.returncode}")
+    return rest.strip(), 0
+
+
+if __name__ == "__main__":
+    main()
