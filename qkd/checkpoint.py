@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from qkd import __version__
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
 from qkd.levels import LevelSpec
@@ -28,7 +29,7 @@ ROLES: tuple[Role, ...] = ("teacher", "student", "quantized")
 def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested dicts of tensors and plain values; ToolError when the disk is full, the previous file survives."""
     buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
+    torch.save({**content, "version": __version__}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
@@ -42,6 +43,8 @@ def read_tensors(path: Path) -> dict[str, Any] | None:
         raise RecipeError(
             f"{path} is damaged or not a checkpoint of qkd ({error}); delete its folder and go on"
         ) from None
+    if content.pop("version", __version__) != __version__:
+        raise RecipeError(f"{path} was written by another version of qkd than this {__version__}; delete its folder")
     return content
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd import report
+from qkd import parallel, report
 from qkd.bits import Bits
 from qkd.datasets import Dataset, load_data
 from qkd.errors import DoesNotFitError
@@ -137,6 +137,11 @@ def compile_recipe(
     """
     recipe = load_recipe(path, changes)
     folder = out or Path("runs") / recipe.name
+    parallel.start()
+    if parallel.rank() > 0:  # under torchrun; what follows training is the first rank's
+        for bits in recipe.bits:
+            train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter)
+        raise SystemExit(0)
     data = load_data(recipe.data, folder / "data")
     for line in check_recipe(recipe, data):
         reporter.say(line)

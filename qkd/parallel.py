@@ -35,6 +35,16 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+@contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Let the first rank do something alone, which the others then find done: filling a cache."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if rank() == 0 and world_size() > 1:
+        dist.barrier()
+
+
 def my_part(batch_size: int) -> slice:
     """The images of a batch that this rank computes."""
     ranks = world_size()

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from qkd import __version__
+from qkd import __version__, parallel
 from qkd.bits import Bits
 from qkd.checkpoint import load_result, save_result
 from qkd.datasets import Dataset, load_data
 from qkd.errors import RecipeError
 from qkd.models import build_model
 from qkd.pipeline import Pass, check_order, run_passes
-from qkd.progress import Reporter
+from qkd.progress import Reporter, Silent
 from qkd.recipe import Recipe
 from qkd.state import Session, TrainState, derived_seed, student_is_quantized
 from qkd.student import QuantStudent, prepare
@@ -54,14 +54,20 @@ def train(
         With the trained `quantized` student, the float `student` it started from, and the history.
     """
     check_passes(passes)
+    parallel.start()
+    if parallel.rank() > 0:
+        reporter = Silent()
     torch.set_num_threads(recipe.train.threads or os.cpu_count() or 1)
     keep_freed_memory()
-    state = initial_state(recipe, load_data(recipe.data, folder / "data"), bits)
+    with parallel.first_rank_first():
+        data = load_data(recipe.data, folder / "data")
+    state = initial_state(recipe, data, bits)
     folders = tuple(folder / "passes" / key for key in pass_keys(state, passes))
     state = replace(state, session=Session(folders, reporter))
 
     def keep(index: int, _: TrainPass, reached: TrainState) -> None:
-        save_result(reached, folders[index])
+        if parallel.rank() == 0:
+            save_result(reached, folders[index])
 
     for finished in range(len(passes), 0, -1):
         found = load_result(state, folders[finished - 1])

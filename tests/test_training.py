@@ -20,6 +20,7 @@ from qkd.passes.pretrain import Pretrain
 from qkd.passes.quantize import Quantize
 from qkd.passes.self_study import SelfStudy
 from qkd.progress import Advance, Silent
+from qkd.results import HistoryPoint
 from qkd.state import Session, TrainState
 from qkd.student import image_batch
 from tests.networks import same_weights, small_student, tiny_network, tiny_state
@@ -188,3 +189,18 @@ def test_re_estimated_statistics_are_those_of_the_data_and_forget_the_old_ones()
 def test_compiled_training_learns_what_eager_training_learns() -> None:
     eager, compiled = (Pretrain("student", epochs=1)(tiny_state(compile=value)) for value in (False, True))
     assert compiled.history[0].loss == pytest.approx(eager.history[0].loss, rel=1e-4)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = replace(tiny_state(), session=Session((tmp_path,)))
+    STUDENT(state)
+    monkeypatch.setattr("qkd.checkpoint.__version__", "99.0")
+    with pytest.raises(RecipeError, match=r"another version of qkd than this 99\.0"):
+        STUDENT(state)
+
+
+def test_curves_are_kept_as_lines_and_as_events(tmp_path: Path) -> None:
+    trained = STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [HistoryPoint.model_validate_json(line) for line in lines] == list(trained.history)
+    assert len(list((tmp_path / "events").glob("events.out.tfevents.*"))) == 1
