@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.tables import PAGE, page
 from qkd.cli import app
 from qkd.recipe import parse_recipe
 
@@ -55,3 +56,7 @@ def test_the_recipe_in_the_readme_is_a_recipe() -> None:
 
 def test_the_readme_names_no_folder_outside_the_project() -> None:
     assert "../" not in README
+
+
+def test_the_results_page_is_what_the_results_files_say() -> None:
+    assert PAGE.read_text() == page(), "run: python -m benchmarks.tables"

@@ -1,0 +1,105 @@
+"""Every result under results/ as a readable page: `python -m benchmarks.tables` writes benchmarks/RESULTS.md.
+
+A figure stands in one place, the JSON file that its benchmark wrote; this page is made of those files and nothing else.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qkd.files import write_atomic
+
+HERE = Path(__file__).parent
+PAGE = HERE / "RESULTS.md"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One results file: its title, what its numbers are evidence of, which lists and columns are shown."""
+
+    name: str
+    title: str
+    evidence: str
+    lists: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+SECTIONS = (
+    Section(
+        "thread", "The whole thread: recipe to proved firmware",
+        "Top-1 over the whole test split (the CIFAR-10 copy is JPEG: its scores compare with no published ones). "
+        "`differing` counts elements of every layer's output that differ from the integer graph, over `n` images. "
+        "Instructions are QEMU's exact count for one inference: no cycles, no latency.",
+        (
+            ("digits_over_seeds", ("bits", "seeds", "top1_float_mean", "top1_integer_mean", "top1_integer_sd",
+                                   "points_below_float")),
+            ("rows", ("recipe", "seed", "bits", "core", "n", "differing", "elements", "top1_float", "top1_torch",
+                      "top1_integer", "flash_bytes", "arena_bytes", "instructions")),
+        ),
+    ),
+    Section(
+        "cortex_m", "Cortex-M kernels",
+        "Executed instructions of one inference, exact; cycles are estimates.",
+        (("rows", ("core", "network", "bits", "instructions", "cycles_estimate", "text_bytes", "rodata_bytes",
+                   "arena_bytes", "scratch_bytes", "differing", "elements")),),
+    ),
+    Section(
+        "aarch64", "AArch64 kernels",
+        "Executed instructions of one inference in user-mode emulation, exact; cycles are llvm-mca estimates.",
+        (("rows", ("engine", "core", "network", "bits", "instructions", "cycles_estimate", "text_bytes",
+                   "rodata_bytes", "arena_bytes", "differing", "elements")),),
+    ),
+    Section(
+        "train_step", "Cost of a quantized training step",
+        "Ratio to the float step of the same network in the same run.",
+        (("rows", ("net", "quantizer", "compiled", "ratio")),),
+    ),
+    Section(
+        "kill_resume", "Runs killed with -9",
+        "Each run was killed at random moments and resumed; its hash is compared with that of an undisturbed run.",
+        (("rows", ("kill", "seconds", "same")),),
+    ),
+    Section(
+        "study", "Which method to use",
+        "Equal student updates, choices on validation, test once, mean and sample standard deviation over the seeds.",
+        (("over_seeds", ("data", "net", "bits", "method", "seeds", "val_mean", "val_sd", "test_mean", "test_sd",
+                         "seconds_mean")),),
+    ),
+)  # fmt: skip
+
+
+def page(folder: Path = HERE / "results") -> str:
+    """The page for the results that are there."""
+    found = [section for section in SECTIONS if (folder / f"{section.name}.json").exists()]
+    parts = ["# Results\n\nMade by `python -m benchmarks.tables` from the files in `results/`; do not edit."]
+    parts += [_section(section, json.loads((folder / f"{section.name}.json").read_text())) for section in found]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section, record: dict[str, Any]) -> str:
+    made = f"`{record['command']}` on {record['machine']}, {record['date']}."
+    tables = [_table(record[key], columns) for key, columns in section.lists if record.get(key)]
+    return "\n\n".join([f"## {section.title}", section.evidence, made, *tables])
+
+
+def _table(rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> str:
+    shown = [column for column in columns if any(column in row for row in rows)]
+    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
+    lines += ["| " + " | ".join(_cell(row.get(column)) for column in shown) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    write_atomic(PAGE, page())
+    print(PAGE)
