@@ -124,7 +124,7 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
     recipe = as_recipe(setting, tables, bits, seed)
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), out / setting.student, Silent())
     graph = freeze(state.student_to_train(), "study")
-    updates = [fact for fact in state.passes if fact.name != "pretrain"]
+    updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
     return {
         "data": setting.data["name"],
         "net": setting.student,
