@@ -1,7 +1,7 @@
 """What a quantized training step costs against the float step of the same network in the same run.
 
 `python -m benchmarks.train_step` times forward, backward and SGD step of ResNet-8, batch 128, one thread, for float,
-our student, Brevitas and torch.ao, eager and compiled. Variants take turns, so a busy machine slows all alike; `ratio` is
+our student, Brevitas and torch.ao, eager and compiled. Variants take turns, so a busy machine slows all; `ratio` is
 the median over rounds of a variant's step time by the float one's of the same kind and round.
 """
 
