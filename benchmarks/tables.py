@@ -58,7 +58,7 @@ SECTIONS = (
     Section(
         "kill_resume", "Runs killed with -9",
         "Each run was killed at random moments and resumed; its hash is compared with that of an undisturbed run.",
-        (("rows", ("kill", "seconds", "same")),),
+        (("rows", ("kills_after_s", "equal")),),
     ),
     Section(
         "study", "Which method to use",
@@ -95,6 +95,8 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value)) or "–"
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
