@@ -7,7 +7,7 @@ widened. It is right where the whole sum of a channel is proved to fit int16, or
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qkd.targets.kernels.armv8_a_neon import ld4r, pin, smull
+from qkd.targets.kernels.armv8_a_neon import ld4r, pin, smull, total
 from qkd.tir import Expr, Pointer, Register, high_half, let, low_half
 
 LANES = 16  # channels of a vector of int8
@@ -50,10 +50,10 @@ class Sums:
             for half in (low_half, high_half)
         ]
         if row == len(self.rows):
-            self.rows.append([Register("int16x8", _total(terms)) for terms in products])
+            self.rows.append([Register("int16x8", total(terms)) for terms in products])
         else:
             for acc, terms in zip(self.rows[row], products, strict=True):
-                acc.value = _total([acc.value, *terms])
+                acc.value = total([acc.value, *terms])
         for acc in self.rows[row]:
             acc.value = pin(acc.value)
 
@@ -66,10 +66,3 @@ def block_channels(channels: int) -> int:
 def rows_of_block(block: int) -> int:
     """Rows of codes whose sums with a block of channels fit the registers."""
     return ACCUMULATORS * LANES // 2 // block
-
-
-def _total(terms: Sequence[Expr]) -> Expr:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total

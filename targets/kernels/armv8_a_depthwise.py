@@ -9,7 +9,7 @@ from qkd.graph import DepthwiseConv2d, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_a_build import build_kernel
 from qkd.targets.kernels.armv8_a_chains import INT16_MAX
-from qkd.targets.kernels.armv8_a_neon import forget_loads, hide, smull
+from qkd.targets.kernels.armv8_a_neon import forget_loads, hide, smull, total
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, pad_input, padded_height, padded_width, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
@@ -108,16 +108,9 @@ def _sums(
             halves = []
             for half in (low_half, high_half):
                 products = [smull(half(code(pixel, tap)), half(vectors[tap])) for tap in range(start, start + length)]
-                halves.append(let(_total(products)))
+                halves.append(let(total(products)))
             wide = [widen(half(v)) for v in halves for half in (low_half, high_half)]
             previous = totals[pixel]
             totals[pixel] = [let(a + b) for a, b in zip(previous, wide, strict=True)] if previous else wide
         start += length
     return totals
-
-
-def _total(terms: list[Expr]) -> Expr:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total

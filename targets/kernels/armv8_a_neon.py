@@ -196,6 +196,14 @@ def concatenate(vectors: Sequence[Expr]) -> Expr:
     return vectors[0]
 
 
+def total(terms: Sequence[Expr]) -> Expr:
+    """The sum of some values, in order."""
+    result = terms[0]
+    for term in terms[1:]:
+        result = result + term
+    return result
+
+
 def sum_lanes(rows: Sequence[Expr]) -> Expr:
     """One int32 lane for each of four int32x4: the sum of its lanes."""
     return addp(addp(rows[0], rows[1]), addp(rows[2], rows[3]))
