@@ -5,9 +5,11 @@
 
 import sys
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
 
 SCALE = 0.05
@@ -23,21 +25,21 @@ class Builder:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
 
-    def constant(self, array: np.ndarray) -> str:  # type: ignore[type-arg]
+    def constant(self, array: ArrayLike) -> str:
         """Name of a new initializer."""
         name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array, name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
-    def node(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Name of the output of a new node."""
         name = f"n{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
-    def requantize(self, x: str) -> str:
+    def requantize(self, x: str, zero_point: int = 0) -> str:
         """QuantizeLinear and DequantizeLinear with int8 codes."""
-        scale, zero = self.constant(np.float32(SCALE)), self.constant(np.int8(0))
+        scale, zero = self.constant(np.float32(SCALE)), self.constant(np.int8(zero_point))
         return self.node("DequantizeLinear", self.node("QuantizeLinear", x, scale, zero), scale, zero)
 
     def weight(self, shape: tuple[int, ...]) -> tuple[str, str]:
@@ -52,7 +54,11 @@ class Builder:
     def conv(self, x: str, shape: tuple[int, ...], stride: int, pads: tuple[int, ...], relu: bool) -> str:
         """A convolution with OIHW weights, requantized."""
         y = self.node("Conv", x, *self.weight(shape), strides=[stride, stride], pads=list(pads))
-        return self.requantize(self.node("Relu", y) if relu else y)
+        return self.relu(y) if relu else self.requantize(y)
+
+    def relu(self, x: str) -> str:
+        """A ReLU that ONNX Runtime can fold: its codes begin at its zero point."""
+        return self.requantize(self.node("Relu", x), -128)
 
 
 def resnet8() -> onnx.ModelProto:
@@ -61,12 +67,12 @@ def resnet8() -> onnx.ModelProto:
     x = b.conv(b.requantize("input"), (16, 3, 3, 3), 1, SAME, relu=True)
     y = b.conv(x, (16, 16, 3, 3), 1, SAME, relu=True)
     y = b.conv(y, (16, 16, 3, 3), 1, SAME, relu=False)
-    x = b.requantize(b.node("Relu", b.node("Add", x, y)))
+    x = b.relu(b.node("Add", x, y))
     for channels in (32, 64):
         y = b.conv(x, (channels, channels // 2, 3, 3), 2, SAME_STRIDE_2, relu=True)
         y = b.conv(y, (channels, channels, 3, 3), 1, SAME, relu=False)
         x = b.conv(x, (channels, channels // 2, 1, 1), 2, (0, 0, 0, 0), relu=False)
-        x = b.requantize(b.node("Relu", b.node("Add", x, y)))
+        x = b.relu(b.node("Add", x, y))
     x = b.requantize(b.node("GlobalAveragePool", x))
     b.node("Gemm", b.node("Flatten", x), *b.weight((10, 64)), transB=1)
     entry = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 32, 32])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, QuantGraph
-from qkd.kernel import Kernel
+from qkd.kernel import Constant, Kernel
 from qkd.targets.kernels import armv8_a_elements as elements
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
@@ -67,7 +67,8 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
         f"4 y over {plan.proof.group_channels} input channels ranges over fewer than 2**16 numbers, "
         f"so wrapping sums are exact in {plan.proof.groups} group(s)"
     )
-    transformed = arrange_weights(plan.proof.transformed, blocks).astype(np.int16 if plan.by_element else np.int8)
+    arranged = arrange_weights(plan.proof.transformed, blocks)
+    transformed: Constant = arranged.astype(np.int16) if plan.by_element else arranged.astype(np.int8)
     constants = (transformed, table, *_centre_tables(plan.proof))
     return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, plan.scratch_bytes)
 

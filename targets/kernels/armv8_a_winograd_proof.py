@@ -51,7 +51,8 @@ class Proof:
 
 def transform_weights(weight: NDArray[np.int64]) -> NDArray[np.int64]:
     """OHWI weights of 3 x 3 taps → (16, O, C), `4 G g G^T`."""
-    return np.einsum("ia,oabc,jb->ijoc", G, weight, G).reshape(POSITIONS, weight.shape[0], weight.shape[3])
+    transformed: NDArray[np.int64] = np.einsum("ia,oabc,jb->ijoc", G, weight, G)
+    return transformed.reshape(POSITIONS, weight.shape[0], weight.shape[3])
 
 
 def largest_transformed_input(qmin: int, qmax: int) -> int:
