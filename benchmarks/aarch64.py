@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.aarch64_peers import measure_peers
-from benchmarks.cycle_estimate import estimate_cycles
+from benchmarks.aarch64_peers import measure_peers, peer_versions
+from benchmarks.cycle_estimate import estimate_cycles, simulator_version
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
@@ -67,7 +67,9 @@ def main() -> None:
             rows += [{"core": core, **row} for row in measure_peers(options.peers, target, options.networks)]
     Console(width=150).print(_table(rows))
     if not options.no_record:
-        print(write_record("aarch64", rows, device_tools=tools, samples=SAMPLES))
+        peers = peer_versions(options.peers) if options.peers else {}
+        estimator = simulator_version(options.llvm_mca)
+        print(write_record("aarch64", rows, device_tools=tools, peers=peers, estimator=estimator, samples=SAMPLES))
 
 
 def _graphs(network: str, formats: Sequence[Bits], target: Target) -> list[tuple[str, Bits, QuantGraph]]:

@@ -5,6 +5,7 @@ The folder holds `root` (an AArch64 Debian with Python 3.11, unpacked, not insta
 difference of two runs removes start-up; about 10,000 instructions of Python's own a call remain.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -43,6 +44,14 @@ def measure_peers(folder: Path, target: Target, networks: Sequence[str]) -> list
                     rows.append(_row(engine, network, _count(folder, root, target, engine, model)))
                     print(f"{target.name} {network} {engine}: {rows[-1]['instructions']:,}", flush=True)
     return rows
+
+
+def peer_versions(folder: Path) -> dict[str, str]:
+    """Versions of the peers' wheels and SHA-256 of their models."""
+    wheels = dict(path.name.removesuffix(".dist-info").rsplit("-", 1) for path in (folder / "site").glob("*.dist-info"))
+    found = {name: wheels[name] for name in ("ai_edge_litert", "onnxruntime") if name in wheels}
+    models = (path for suffix in SUFFIXES.values() for path in sorted((folder / "models").glob(f"*.{suffix}")))
+    return found | {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in models}
 
 
 def _row(engine: str, network: str, instructions: int) -> dict[str, Any]:

@@ -60,6 +60,11 @@ def estimate_cycles(run: DeviceRun, target: Target, llvm_mca: str = "llvm-mca-19
     return round(total * (run.instructions or covered) / covered)
 
 
+def simulator_version(llvm_mca: str) -> str:
+    """What `llvm-mca --version` says of itself."""
+    return _output([llvm_mca, "--version"]).splitlines()[0].strip()
+
+
 def _blocks(run: DeviceRun, target: Target) -> Iterator[Block]:
     """Cut what was executed where the address jumps, the count changes, or an instruction branches."""
     text = _disassemble(run, target)
