@@ -1,12 +1,14 @@
 """Convolutions and fully connected layers on MVE: patches that lie in one run, multiplied by tiles of weights."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from qkd.graph import Conv2d, FullyConnected, QuantGraph, Value, accumulator_bound
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_1_m_mve_patches import Patches
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, Read, multiply_pass, pack_passes, vectors_of
 from qkd.targets.kernels.armv8_1_m_mve_results import Finish, finish_of, finish_quad, load_parameters, store_quad
+from qkd.targets.kernels.armv8_1_m_mve_trits import Trits
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD, load_aligned
 from qkd.targets.kernels.generic import make_kernel, window_of
 from qkd.tir import Expr, Pointer, let, loop, minimum, shuffle
@@ -15,14 +17,25 @@ TILES = ((3, 2), (2, 2), (1, 4), (1, 2))
 """Pixels and channels of a pass; six sums take all the even core registers that loops leave."""
 
 
+EXPANSION_CODE_BYTES = 132
+"""Size of the instructions that expand trits: a layer must save more flash than that."""
+
+EXPANSION_PIXELS = 32
+"""With so many pixels a layer multiplies each weight so often that expanding it costs less than a tenth of that."""
+
+
 def candidates(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterable[Kernel]:
-    """The kernel with packed weights, then the one with a byte a weight, where the factor of packing is not safe."""
+    """The kernels whose factor of packing is safe, the smallest weights first: 1.6 bits, packed, a byte a weight."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
     bound = accumulator_bound(weight.codes, entry.qmin, entry.qmax)
     for bits in sorted({packed_bits(weight), 8}):
         finish = finish_of(op.epilogue, weight.shape[0], bound, 8 - bits)
-        if finish is not None:
-            yield _kernel(graph, op, bits, finish)
+        if finish is None:
+            continue
+        product = _product(graph, op, bits)
+        if weight.codes.min() >= -1 and product.trits_pay:
+            yield _kernel(graph, op, product, finish, product.trits)
+        yield _kernel(graph, op, product, finish, None)
 
 
 def packed_bits(weight: Value) -> int:
@@ -31,17 +44,56 @@ def packed_bits(weight: Value) -> int:
     return next(b for b in (2, 4, 8) if -(1 << (b - 1)) <= low and high < 1 << (b - 1))
 
 
-def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: Finish) -> Kernel:
-    weight = graph.values[op.weight]
-    channels = weight.shape[0]
+@dataclass(frozen=True)
+class Product:
+    """How a layer is computed: its patches, the pixels of a pass and the weights of a pass."""
+
+    patches: Patches
+    channels: int
+    tile: int
+    layout: PassLayout
+
+    @property
+    def variant(self) -> str:
+        """Pixels and channels of a pass, for names."""
+        return f"{self.tile}x{self.layout.width}"
+
+    @property
+    def trits(self) -> Trits:
+        """The weights of all passes, expanded behind the strip."""
+        passes = -(-self.channels // QUAD) * QUAD // self.layout.width
+        return Trits(passes * self.layout.size_bytes, self.patches.scratch_bytes)
+
+    @property
+    def trits_pay(self) -> bool:
+        """Whether 1.6 bits a weight save more flash than their code takes, and cost little time."""
+        saved = self.trits.expanded_bytes - self.trits.packed_bytes
+        often = self.patches.rows * self.patches.pixels >= EXPANSION_PIXELS
+        return self.layout.bits == 2 and often and saved > EXPANSION_CODE_BYTES
+
+
+def _product(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int) -> Product:
     patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point)
-    rows = patches.order(weight.codes.reshape(channels, *patches.window.kernel, -1))
     tile, width = min(TILES, key=lambda t: _instructions(patches.pixels, bits, *t))
-    layout = PassLayout(bits, width, vectors_of(patches.taps))
+    channels = graph.values[op.weight].shape[0]
+    return Product(patches, channels, tile, PassLayout(bits, width, vectors_of(patches.taps)))
+
+
+def _kernel(
+    graph: QuantGraph, op: Conv2d | FullyConnected, product: Product, finish: Finish, trits: Trits | None
+) -> Kernel:
+    patches, channels, tile = product.patches, product.channels, product.tile
+    rows = patches.order(graph.values[op.weight].codes.reshape(channels, *patches.window.kernel, -1))
+    passes = pack_passes(rows, product.layout)
     aligned = patches.window.channels % 4 == 0 and not (patches.direct and _is_callers(graph, op.input))
 
-    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, strip: Pointer | None = None) -> None:
+    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer | None = None) -> None:
+        strip = None if patches.direct else scratch
         codes = x if strip is None else strip
+        first_byte = 0
+        if trits is not None and scratch is not None:
+            trits.expand(weights, scratch)
+            weights, first_byte = scratch, trits.first_byte
         if strip is not None:
             patches.begin(strip)
         with loop(patches.rows) as row:
@@ -52,15 +104,17 @@ def _kernel(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int, finish: F
                 first = let(minimum(number * tile, patches.pixels - tile))
                 reads = [_reader(codes, let(patches.start(row, first + i)), aligned) for i in range(tile)]
                 with loop(-(-channels // QUAD)) as quad:
-                    sums = _quad(weights, quad, layout, reads)
+                    sums = _quad(weights, first_byte, quad, product.layout, reads)
                     parameters = load_parameters(table, quad, finish)
                     for i, acc in enumerate(sums):
                         at = (row * patches.pixels + first + i) * channels + quad * QUAD
                         store_quad(y, at, finish_quad(acc, parameters, finish), quad, channels)
 
+    bits = product.layout.bits
     return make_kernel(
-        graph, op, body, (pack_passes(rows, layout), finish.table), patches.scratch_bytes,
-        variant=f"mve_w{bits}_{tile}x{width}", why=_why(bits), prelude=PRELUDE,
+        graph, op, body, (trits.pack(passes) if trits else passes, finish.table),
+        trits.scratch_bytes if trits else patches.scratch_bytes,
+        variant=f"mve_{'ternary' if trits else f'w{bits}'}_{product.variant}", why=_why(bits, trits), prelude=PRELUDE,
     )  # fmt: skip
 
 
@@ -85,16 +139,24 @@ def _reader(codes: Pointer, start: Expr, aligned: bool) -> Read:
     return lambda k: codes.load(start + k, LANES)
 
 
-def _quad(weights: Pointer, quad: Expr, layout: PassLayout, reads: Sequence[Read]) -> list[Expr]:
+def _quad(
+    weights: Pointer, first_byte: int, quad: Expr, layout: PassLayout, reads: Sequence[Read]
+) -> list[Expr]:  # fmt: skip
     """Sums of four channels as a vector for each patch."""
     passes = QUAD // layout.width
     sums: list[list[Expr]] = []
     for part in range(passes):
-        sums += multiply_pass(weights, let((quad * passes + part) * layout.size_bytes), layout, reads)
+        start = let((quad * passes + part) * layout.size_bytes + first_byte)
+        sums += multiply_pass(weights, start, layout, reads)
     return [let(shuffle([row[i] for row in sums], range(QUAD))) for i in range(len(reads))]
 
 
-def _why(bits: int) -> str:
+def _why(bits: int, trits: Trits | None) -> str:
+    dot = "VMLADAVA multiplies 16 codes at a time"
     if bits == 8:
-        return "VMLADAVA multiplies 16 codes at a time; the accumulator's bound is below 2**31"
-    return f"VMLADAVA multiplies 16 codes at a time; weights times {1 << (8 - bits)} keep the bound below 2**31"
+        return f"{dot}; the accumulator's bound is below 2**31"
+    safe = f"{dot}; weights times {1 << (8 - bits)} keep the bound below 2**31"
+    if trits is None:
+        return safe
+    saved = trits.expanded_bytes - trits.packed_bytes
+    return f"{safe}; 1.6 bits a weight save {saved:,} bytes of flash and are expanded to 2 bits in scratch once a call"

@@ -80,6 +80,11 @@ def mulhi(a: Expr, b: Expr) -> Expr:
     return intrinsic("int32x4", "llvm.arm.mve.vmulh", a, b, constant(0))
 
 
+def mulhi_unsigned(a: Expr, b: Expr) -> Expr:
+    """High bytes of the products of 16 unsigned lanes: VMULH.U8."""
+    return intrinsic(f"int8x{LANES}", "llvm.arm.mve.vmulh", a, b, constant(1))
+
+
 def dot(acc: Expr, codes: Expr, weights: Expr) -> Expr:
     """`acc` plus the sum of 16 products of int8 lanes: VMLADAVA.S8."""
     unsigned, subtract, exchange = 0, 0, 0
