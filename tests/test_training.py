@@ -154,7 +154,7 @@ def test_a_full_disk_stops_with_an_error_and_keeps_the_previous_checkpoint(
 
 
 def test_divergence_stops_with_the_step_the_pass_and_the_rate() -> None:
-    with pytest.raises(RecipeError, match=r"'pretrain' diverged in step \d+ of epoch \d.*student 1e\+30"):
+    with pytest.raises(RecipeError, match=r"'pretrain student' diverged in step \d+ of epoch \d.*student 1e\+30"):
         Pretrain("student", epochs=3, learning_rate=1e30)(tiny_state())
 
 
