@@ -9,6 +9,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from qkd.results import BufferFact
+
 COLORS = ("#1b6ca8", "#d1603d", "#3c8d5a", "#8656a5", "#b08a1e", "#4a9aa5", "#a8476f", "#6b6b6b")
 
 
@@ -19,18 +21,6 @@ class Curve:
     label: str
     x: tuple[float, ...]
     y: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class ArenaBlock:
-    """A buffer's place in the arena: bytes [offset, offset + size), live from step `first` to step `last`."""
-
-    name: str
-    offset_bytes: int
-    size_bytes: int
-    first: int
-    last: int
-    scratch: bool
 
 
 def learning_curves(curves: Sequence[Curve], boundaries: Sequence[tuple[float, str]], unit: str) -> str:
@@ -62,7 +52,7 @@ def layer_bars(names: Sequence[str], values: Sequence[float], unit: str) -> str:
     return _image(figure)
 
 
-def arena_picture(blocks: Sequence[ArenaBlock], arena_bytes: int, steps: Sequence[str]) -> str:
+def arena_picture(blocks: Sequence[BufferFact], arena_bytes: int, steps: Sequence[str]) -> str:
     """Which bytes of the arena are live during which layer; workspaces are hatched."""
     figure = Figure(figsize=(9, 3.6))
     axes = figure.subplots()

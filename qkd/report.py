@@ -5,7 +5,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.table import Table
 
-from qkd.charts import ArenaBlock, Curve, arena_picture, layer_bars, learning_curves
+from qkd.charts import Curve, arena_picture, layer_bars, learning_curves
 from qkd.results import DeviceResult, FormatResult, HistoryPoint, Row, RunResult, rows
 
 DASH = "–"  # a number that was not measured
@@ -83,6 +83,6 @@ def _device_view(device: DeviceResult) -> dict[str, Any]:
     if counted:
         view["layer_chart"] = layer_bars(list(counted), list(counted.values()), "instructions of one inference")
     if device.buffers:
-        blocks = [ArenaBlock(**buffer.model_dump()) for buffer in device.buffers]
-        view["arena_chart"] = arena_picture(blocks, profile.arena_bytes, [layer.name for layer in profile.layers])
+        steps = [layer.name for layer in profile.layers]
+        view["arena_chart"] = arena_picture(device.buffers, profile.arena_bytes, steps)
     return view
