@@ -19,26 +19,22 @@ from rich.table import Table
 
 from benchmarks.aarch64_peers import measure_peers, peer_versions
 from benchmarks.cycle_estimate import estimate_cycles, simulator_version
+from benchmarks.measuring import SAMPLES, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph, Value
-from qkd.lower import Library, lower
-from qkd.passes.plan_memory import PlanMemory
+from qkd.lower import Library
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import open_runner
-from qkd.verification import Verification, verify
-from tests.strategies import random_inputs
+from qkd.verification import Verification
 
 CORES = ("cortex_a53", "cortex_a72", "cortex_a76", "armv8_6_i8mm")
 FORMATS = {
     "resnet8": ("W8A8", "W4A8", "ternary-A8", "W4A4", "W4A5", "ternary-A4", "ternary-A5"),
     "ds_cnn": ("W8A8", "W4A8", "W4A4"),
 }
-SAMPLES = 4
 BELL_DEVIATIONS = 3.0  # of a normal distribution within the range of the codes
 
 
@@ -95,14 +91,7 @@ def _bell(value: Value, rng: np.random.Generator) -> Value:
 
 def measure(graph: QuantGraph, target: Target, llvm_mca: str) -> tuple[dict[str, Any], DeviceRun]:
     """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
-    kernels = choose_kernels(graph, target)
-    scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
-    in_place = frozenset(kernel.op for kernel in kernels if kernel.in_place)
-    library = lower(PlanMemory(scratch_bytes, in_place)(graph), target, kernels)
-    inputs = random_inputs(graph, SAMPLES)
-    with open_runner(library) as runner:
-        proof = verify(library, inputs, runner)
-        run = runner(inputs[:1], profile=True)
+    library, proof, run = measure_network(graph, target)
     return _row(library, proof, run, estimate_cycles(run, target, llvm_mca)), run
 
 

@@ -14,25 +14,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measuring import SAMPLES, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
 from qkd.graph_file import load_graph
-from qkd.lower import Library, lower
-from qkd.passes.plan_memory import PlanMemory
+from qkd.lower import Library
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.cycle_model import estimate_cycles
-from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import open_runner
-from qkd.verification import Verification, verify
-from tests.strategies import random_inputs
+from qkd.verification import Verification
 
 CORES = ("cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
 FORMATS = ("W8A8", "W4A8", "ternary-A8")
-SAMPLES = 4
 
 CMSIS_NN: Mapping[tuple[str, str], tuple[int, int]] = {
     ("cortex_m4", "resnet8"): (29_759_000, 51_640_000),
@@ -82,14 +78,7 @@ def _load(text: str) -> tuple[Bits, QuantGraph]:
 
 def measure(graph: QuantGraph, target: Target) -> tuple[dict[str, Any], DeviceRun]:
     """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
-    kernels = choose_kernels(graph, target)
-    scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
-    in_place = frozenset(kernel.op for kernel in kernels if kernel.in_place)
-    library = lower(PlanMemory(scratch_bytes, in_place)(graph), target, kernels)
-    inputs = random_inputs(graph, SAMPLES)
-    with open_runner(library) as runner:
-        proof = verify(library, inputs, runner)
-        run = runner(inputs[:1], profile=True)
+    library, proof, run = measure_network(graph, target)
     return _row(library, proof, run), run
 
 

@@ -1,0 +1,22 @@
+"""One network on one device: lowered, proved on random inputs, one inference counted."""
+
+from qkd.compile import build, plan
+from qkd.device_run import DeviceRun
+from qkd.graph import QuantGraph
+from qkd.lower import Library
+from qkd.recipe import BudgetSpec
+from qkd.target import Target
+from qkd.targets.runners import open_runner
+from qkd.verification import Verification, verify
+from tests.strategies import random_inputs
+
+SAMPLES = 4
+
+
+def measure_network(graph: QuantGraph, target: Target) -> tuple[Library, Verification, DeviceRun]:
+    """Lower a network as `qkd run` does, compare `SAMPLES` random inputs layer by layer, count one inference."""
+    budget = BudgetSpec()
+    library = build(plan(graph, target, budget), target, budget)
+    inputs = random_inputs(graph, SAMPLES)
+    with open_runner(library) as runner:
+        return library, verify(library, inputs, runner), runner(inputs[:1], profile=True)
