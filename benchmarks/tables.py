@@ -41,13 +41,13 @@ SECTIONS = (
     Section(
         "cortex_m", "Cortex-M kernels",
         "Executed instructions of one inference, exact; cycles are estimates.",
-        (("rows", ("core", "network", "bits", "instructions", "cycles_estimate", "text_bytes", "rodata_bytes",
-                   "arena_bytes", "scratch_bytes", "differing", "elements")),),
+        (("rows", ("core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",
+                   "rodata_bytes", "arena_bytes", "scratch_bytes", "differing", "elements")),),
     ),
     Section(
         "aarch64", "AArch64 kernels",
         "Executed instructions of one inference in user-mode emulation, exact; cycles are llvm-mca estimates.",
-        (("rows", ("engine", "core", "network", "bits", "instructions", "cycles_estimate", "text_bytes",
+        (("rows", ("engine", "core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",
                    "rodata_bytes", "arena_bytes", "differing", "elements")),),
     ),
     Section(
