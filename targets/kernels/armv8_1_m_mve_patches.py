@@ -5,6 +5,7 @@ window, padded, column by column, [column][row of the window][channel]. The patc
 begins `stride` columns after its neighbour's, so nothing is copied twice for one output row.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,11 +22,36 @@ UNROLLED_BYTES = 128
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Where patches lie: in the input, or in a strip in the scratch."""
+class Strip(ABC):
+    """The input rows under an output row, padded, in some order of columns, rows and channels."""
 
     window: Window
     zero_point: int
+
+    @property
+    @abstractmethod
+    def scratch_bytes(self) -> int:
+        """Size of the strip with what is read behind it."""
+
+    @property
+    def columns(self) -> int:
+        """Columns of the strip that some window covers."""
+        return (self.window.out_width - 1) * self.window.stride[1] + self.window.kernel[1]
+
+    @property
+    def inside(self) -> int:
+        """Those of them that hold input; the others are padding in every row. A window may see padding only."""
+        return max(0, min(self.window.width, self.columns - self.window.padding[2]))
+
+    def begin(self, strip: Pointer) -> None:
+        """Fill the strip with padding; `advance` never writes the columns that are always padding."""
+        if self.columns > self.inside:
+            fill(strip, constant(0), self.scratch_bytes, self.zero_point)
+
+
+@dataclass(frozen=True)
+class Patches(Strip):
+    """Where patches lie: in the input, or in a strip in the scratch."""
 
     @property
     def direct(self) -> bool:
@@ -58,16 +84,6 @@ class Patches:
         return self.window.kernel[0] * self.window.channels
 
     @property
-    def columns(self) -> int:
-        """Columns of the strip that some patch covers."""
-        return (self.window.out_width - 1) * self.window.stride[1] + self.window.kernel[1]
-
-    @property
-    def inside(self) -> int:
-        """Those of them that hold input; the others are padding in every row. A window may see padding only."""
-        return max(0, min(self.window.width, self.columns - self.window.padding[2]))
-
-    @property
     def scratch_bytes(self) -> int:
         """The strip in whole vectors, and what the last patch's last vector reads behind it."""
         if self.direct:
@@ -78,11 +94,6 @@ class Patches:
     def order(self, weights_OHWI: NDArray[np.int64]) -> NDArray[np.int64]:
         """Weights in the order of the codes of a patch: (O, H, W, I) → (O, W * H * I)."""
         return weights_OHWI.transpose(0, 2, 1, 3).reshape(len(weights_OHWI), -1)
-
-    def begin(self, strip: Pointer) -> None:
-        """Fill the strip with padding; `advance` never writes the columns that are always padding."""
-        if self.columns > self.inside:
-            fill(strip, constant(0), self.scratch_bytes, self.zero_point)
 
     def advance(self, x: Pointer, strip: Pointer, out_row: Expr) -> None:
         """Copy the input rows under the windows of an output row into the strip."""

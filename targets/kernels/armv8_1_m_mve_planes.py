@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qkd.targets.kernels.armv8_1_m_mve_patches import fill
+from qkd.targets.kernels.armv8_1_m_mve_patches import Strip
 from qkd.targets.kernels.armv8_1_m_mve_products import vectors_of
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, QUAD, scatter, trip_count
-from qkd.targets.kernels.generic import Window
 from qkd.tir import Expr, Pointer, branch, broadcast, constant, let, loop, minimum, vector
 
 SCATTERED = 8
@@ -14,21 +13,8 @@ SCATTERED = 8
 
 
 @dataclass(frozen=True)
-class Planes:
+class Planes(Strip):
     """A strip for a depthwise window."""
-
-    window: Window
-    zero_point: int
-
-    @property
-    def columns(self) -> int:
-        """Columns that some window covers."""
-        return (self.window.out_width - 1) * self.window.stride[1] + self.window.kernel[1]
-
-    @property
-    def inside(self) -> int:
-        """Those of them that hold input; the others are padding in every row. A window may see padding only."""
-        return max(0, min(self.window.width, self.columns - self.window.padding[2]))
 
     @property
     def plane(self) -> int:
@@ -46,11 +32,6 @@ class Planes:
     def can_scatter(self) -> bool:
         """Offsets of the planes of one instruction fit its 16 bits."""
         return (SCATTERED - 1) * self.plane < 2**15
-
-    def begin(self, strip: Pointer) -> None:
-        """Fill the strip with padding; `advance` never writes the columns that are always padding."""
-        if self.columns > self.inside:
-            fill(strip, constant(0), self.scratch_bytes, self.zero_point)
 
     def advance(self, x: Pointer, strip: Pointer, out_row: Expr) -> None:
         """Bring the input rows under the windows of an output row into the strip."""
