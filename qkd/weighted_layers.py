@@ -1,5 +1,6 @@
 """Layers with weights: convolution, depthwise, fully connected; `qkd.layers` explains the three ways to run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, TypedDict, Unpack
 
@@ -47,6 +48,9 @@ class WeightedLayer(Layer):
         Of the weights. One step a channel; logits must compare, so a layer that gives them has one for all.
     """
 
+    product: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    """The layer's sums of products; each kind of layer has its own."""
+
     def __init__(
         self, name: str, source: str, output: ActivationQuantizer | None, **given: Unpack[WeightArguments]
     ) -> None:
@@ -72,10 +76,6 @@ class WeightedLayer(Layer):
         """What one code of the weights stands for: (O, 1, ...) or (1, 1, ...)."""
         quantizer = self.weight_step
         return quantizer.step() if isinstance(quantizer, LearnedStep) else quantizer.step(self.weight)
-
-    def product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's sums of products."""
-        raise NotImplementedError
 
     def real(self, x: Tensor) -> Tensor:
         """Float in, float out."""
