@@ -13,8 +13,9 @@ from qkd.device_run import Codes, DeviceRun
 from qkd.errors import InvariantError
 from qkd.graph import QuantGraph
 from qkd.header import ARENA_ALIGN, arena_bytes
-from qkd.targets.image import arena_offset, traced_values, write_objects
-from qkd.targets.toolchain import run_checked, tool_versions
+from qkd.targets.image import arena_offset, traced_values
+from qkd.targets.shared_library import link_shared_library
+from qkd.targets.toolchain import tool_versions
 
 if TYPE_CHECKING:
     from qkd.lower import Library
@@ -35,10 +36,7 @@ class HostModel:
     def __init__(self, library: Library, folder: Path) -> None:
         """Link the objects in `folder`, which must stay until the model is no longer used, and bind the arena."""
         self.library, self.graph = library, library.graph
-        shared = folder / f"lib{library.name}.so"
-        command = [library.target.compiler, "-shared", *write_objects(library, folder), "-o", shared.name]
-        run_checked(command, f"linking {library.name!r} for the host", folder)
-        self._code = ctypes.CDLL(str(shared))
+        self._code = ctypes.CDLL(str(link_shared_library(library, folder)))
         self._memory, self._arena = _guarded_arena(arena_bytes(self.graph))
         self._context = _Context()
         self._call("init", ctypes.byref(self._context), _address(self._arena), ctypes.c_uint32(len(self._arena)))

@@ -32,6 +32,11 @@ int32_t stub_init(stub_context *context, void *arena, uint32_t arena_bytes) {
   return 0;
 }
 
+const stub_information *stub_info(void) {
+  static const stub_information information = {.arena_bytes = STUB_ARENA_BYTES};
+  return &information;
+}
+
 static __attribute__((noinline)) void first(uint8_t *to, const int8_t *from) {
   for (int i = 0; i < STUB_INPUT_BYTES; i++) to[i] = (uint8_t)from[i];
 }
