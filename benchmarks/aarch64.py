@@ -92,7 +92,7 @@ def _bell(value: Value, rng: np.random.Generator) -> Value:
 def measure(graph: QuantGraph, target: Target, llvm_mca: str) -> tuple[dict[str, Any], DeviceRun]:
     """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
     library, proof, run = measure_network(graph, target)
-    return _row(library, proof, run, estimate_cycles(run, target, llvm_mca)), run
+    return _row(library, proof, run, estimate_cycles(run, target, llvm_mca).cycles), run
 
 
 def _row(library: Library, proof: Verification, run: DeviceRun, cycles: int) -> dict[str, Any]:

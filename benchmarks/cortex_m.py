@@ -3,10 +3,13 @@
 `python -m benchmarks.cortex_m` runs every core, network and format in the emulator (about five minutes on two cores),
 compares every element of every layer with the reference, prints a table and writes results/cortex_m.json.
 Its weights are random: neither instructions nor memory depend on them, but for the proofs that pick wider kernels.
-`--trained W4A8=runs/x/w4a8/graph.safetensors …` adds rows for networks that were trained and frozen.
+Cycles are estimates: by `targets.cycle_model` for M4, M7 and M33, by llvm-mca for M55 (None where it is missing).
+`--trained W4A8=runs/x/w4a8/graph.safetensors …` adds rows for networks that were trained and frozen. Rows of the record
+that a run does not measure again stay, with their date.
 """
 
 import argparse
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.cycle_estimate import SIMULATIONS, Estimate, simulator_version
+from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
 from benchmarks.measuring import SAMPLES, measure_network
 from benchmarks.networks import NETWORKS
-from benchmarks.record import write_record
+from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
 from qkd.graph_file import load_graph
 from qkd.lower import Library
+from qkd.machine import today
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.cycle_model import estimate_cycles
@@ -54,20 +60,26 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=tuple(NETWORKS), default=tuple(NETWORKS))
     parser.add_argument("--bits", nargs="+", type=Bits.parse, default=[Bits.parse(text) for text in FORMATS])
     parser.add_argument("--trained", nargs="+", default=(), metavar="BITS=FILE", help="graphs of finished runs")
+    parser.add_argument("--llvm-mca", default="llvm-mca-19", help="estimates the cycles of M55")
     parser.add_argument("--no-record", action="store_true", help="only print")
     options = parser.parse_args()
+    simulator = shutil.which(options.llvm_mca)
     graphs = [("random", bits, NETWORKS[network](bits)) for network in options.networks for bits in options.bits]
     graphs += [("trained", *_load(text)) for text in options.trained]
     rows, tools = [], {}
     for core in options.cores:
         for weights, bits, graph in graphs:
-            row, run = measure(graph, load_target(core))
-            rows.append({"core": core, "network": graph.name, "bits": str(bits), "weights": weights, **row})
+            row, run = measure(graph, load_target(core), simulator)
+            key = {"core": core, "network": graph.name, "bits": str(bits), "weights": weights}
+            rows.append({**key, "date": today(), **row})
             tools[core] = dict(run.tool_versions)
             print(f"{core} {graph.name} {bits} ({weights} weights): {row['instructions']:,}", flush=True)
     Console(width=160).print(_table(rows))
     if not options.no_record:
-        print(write_record("cortex_m", rows, device_tools=tools, samples=SAMPLES, cmsis_nn=_comparison()))
+        version = simulator_version(simulator) if simulator else None
+        rows = kept_rows("cortex_m", rows, ("core", "network", "bits", "weights")) + rows
+        print(write_record("cortex_m", rows, device_tools=tools, estimator=version, samples=SAMPLES,
+                           cmsis_nn=_comparison()))  # fmt: skip
 
 
 def _load(text: str) -> tuple[Bits, QuantGraph]:
@@ -76,17 +88,27 @@ def _load(text: str) -> tuple[Bits, QuantGraph]:
     return Bits.parse(bits), load_graph(Path(path))
 
 
-def measure(graph: QuantGraph, target: Target) -> tuple[dict[str, Any], DeviceRun]:
+def measure(graph: QuantGraph, target: Target, simulator: str | None) -> tuple[dict[str, Any], DeviceRun]:
     """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
     library, proof, run = measure_network(graph, target)
-    return _row(library, proof, run), run
+    return _row(library, proof, run, _estimate(run, target, simulator)), run
 
 
-def _row(library: Library, proof: Verification, run: DeviceRun) -> dict[str, Any]:
-    cycles = estimate_cycles(run, library.target)
+def _estimate(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
+    """By llvm-mca where it has the better model and is installed, else by class of instruction."""
+    if target.name in SIMULATIONS:
+        return simulate_cycles(run, target, simulator) if simulator else None
+    layers = estimate_cycles(run, target)
+    return (
+        None if layers is None else Estimate(sum(layers.values()), layers, sum((run.layer_instructions or {}).values()))
+    )
+
+
+def _row(library: Library, proof: Verification, run: DeviceRun, cycles: Estimate | None) -> dict[str, Any]:
     return {
         "instructions": run.instructions,
-        "cycles_estimate": None if cycles is None else sum(cycles.values()),
+        "cycles_estimate": cycles and cycles.cycles,
+        "estimate_covers_instructions": cycles and cycles.covered_instructions,
         "text_bytes": library.text_bytes,
         "rodata_bytes": library.rodata_bytes,
         "arena_bytes": library.graph.arena_bytes,
@@ -100,7 +122,7 @@ def _row(library: Library, proof: Verification, run: DeviceRun) -> dict[str, Any
                 "op": kernel.op,
                 "variant": kernel.variant,
                 "instructions": (run.layer_instructions or {}).get(kernel.op),
-                "cycles_estimate": None if cycles is None else cycles[kernel.op],
+                "cycles_estimate": cycles and cycles.layers[kernel.op],
                 "scratch_bytes": kernel.scratch_bytes,
             }
             for kernel in library.kernels

@@ -25,3 +25,13 @@ def write_record(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> P
     path = RESULTS / f"{name}.json"
     write_atomic(path, json.dumps(record, indent=1) + "\n")
     return path
+
+
+def kept_rows(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of `results/<name>.json` that `rows` does not measure again; each says its date."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return []
+    record, again = json.loads(path.read_text()), {tuple(row[k] for k in key) for row in rows}
+    old = ({"date": record["date"], **row} for row in record["rows"])
+    return [row for row in old if tuple(row[k] for k in key) not in again]
