@@ -10,7 +10,7 @@ from itertools import permutations
 from typing import ClassVar
 
 from qkd.errors import DoesNotFitError
-from qkd.graph import Add, Op, QuantGraph, Reshape, op_inputs
+from qkd.graph import Op, QuantGraph, Reshape, op_inputs
 from qkd.pipeline import Invariant
 
 ALIGNMENT_BYTES = 16
@@ -35,14 +35,14 @@ def live_bytes_fit_no_overlap(graph: QuantGraph) -> str | None:
     """No two buffers that are live at the same time share a byte of the arena."""
     if graph.arena_bytes is None:
         return "the graph has no memory plan"
-    elementwise = {op.output for op in graph.ops if isinstance(op, Add)}
+    over = {op.output: graph.in_place_sources(op) for op in graph.ops}
     placed = [(b, graph.offsets[b.names[0]]) for b in _single_blocks(graph)]  # in order of production
     for i, (late, at_late) in enumerate(placed):
         if at_late + late.size_bytes > graph.arena_bytes:
             return f"{late.names[0]} ends at byte {at_late + late.size_bytes} of {graph.arena_bytes}"
         for early, at_early in placed[:i]:
             shared = at_late < at_early + early.size_bytes and at_early < at_late + late.size_bytes
-            in_place = at_late == at_early and early.last == late.first and late.names[0] in elementwise
+            in_place = at_late == at_early and early.last == late.first and early.names[0] in over[late.names[0]]
             if late.meets(early) and shared and not in_place:
                 return f"{late.names[0]} at {at_late} and {early.names[0]} at {at_early} overlap"
     return None
@@ -52,8 +52,8 @@ def live_bytes_fit_no_overlap(graph: QuantGraph) -> str | None:
 class PlanMemory:
     """Plan the arena.
 
-    `scratch_bytes` are the workspaces by operator, `in_place` the operators that may write over an input of the
-    same size; `sram_bytes` is what the device or the recipe allows (None: no limit).
+    `scratch_bytes` are the workspaces by operator, `in_place` the operators that may write over an input that
+    `QuantGraph.in_place_sources` names; `sram_bytes` is what the device or the recipe allows (None: no limit).
     """
 
     scratch_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def _chain(graph: QuantGraph, blocks: list[Block], in_place: frozenset[str]) -> 
         if op.name not in in_place or op.output not in merged:
             continue
         after = merged[op.output]
-        for source in map(graph.storage, op_inputs(op)):
+        for source in graph.in_place_sources(op):
             before = merged.get(source)
             if before is not None and before.last == i and before.size_bytes == after.size_bytes:
                 del merged[source]

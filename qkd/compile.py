@@ -27,6 +27,7 @@ from qkd.kernel import Kernel
 from qkd.lower import Library, lower
 from qkd.machine import describe_machine, package_versions, today
 from qkd.passes import build_train_passes
+from qkd.passes.fuse_adds import FuseAdds
 from qkd.passes.plan_memory import PlanMemory, placed_blocks
 from qkd.pipeline import run_passes
 from qkd.progress import Reporter
@@ -39,7 +40,9 @@ from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.board import board_files
 from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels.fusing import adds_that_pay
 from qkd.targets.runners import open_runner
+from qkd.targets.shared_library import shared_library_bytes
 from qkd.targets.toolchain import install_hint, missing_tools
 from qkd.training_run import check_passes, initial_state, train, untrained_student
 
@@ -65,14 +68,15 @@ class Plan:
 
 def plan(graph: QuantGraph, target: Target, budget: BudgetSpec) -> Plan:
     """Choose kernels and place every buffer, or raise DoesNotFitError; shapes are enough, so it also runs untrained."""
-    kernels = choose_kernels(graph, target, budget.scratch_bytes)
+    fuse = FuseAdds(adds_that_pay(graph, target, budget.scratch_bytes))
+    kernels = choose_kernels(fuse(graph), target, budget.scratch_bytes)
     memory = PlanMemory(
         scratch_bytes={k.op: k.scratch_bytes for k in kernels},
         in_place=frozenset(k.op for k in kernels if k.in_place),
         sram_bytes=_smallest(target.sram_bytes, budget.arena_bytes),
         device=target.name,
     )
-    planned = run_passes((memory,), graph)
+    planned = run_passes((fuse, memory), graph)
     _check_flash(sum(c.nbytes for k in kernels for c in k.constants), graph.name, target, budget, "the weights alone")
     return Plan(planned, kernels)
 
@@ -216,7 +220,8 @@ def _on_device(
     planned = plan(graph, target, recipe.budget)
     library = build(planned, target, recipe.budget)
     inputs = codes[: images_to_verify(target, recipe.verify, len(codes))]
-    task = ProofTask(recipe, bits, inputs, planned.buffers(), board_files(target), folder)
+    shared = shared_library_bytes(library)
+    task = ProofTask(recipe, bits, inputs, planned.buffers(), board_files(target), folder, shared)
     return prove(library, task, open_runner, reporter)
 
 

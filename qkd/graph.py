@@ -171,12 +171,76 @@ class Reshape:
     output: str
 
 
-Op: TypeAlias = Conv2d | DepthwiseConv2d | FullyConnected | Add | AveragePool2d | MaxPool2d | Reshape
+@dataclass(frozen=True)
+class Conv2dAdd:
+    """A convolution and the Add behind it in one kernel, which never stores the codes between them.
+
+    It means `conv` and then `add`, to the letter. `FuseAdds` makes it for devices that have a kernel for it.
+    """
+
+    conv: Conv2d
+    add: Add
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.conv.name}+{self.add.name}"
+
+    @property
+    def input(self) -> str:
+        """What the convolution reads."""
+        return self.conv.input
+
+    @property
+    def other(self) -> str:
+        """The addend that the convolution does not make."""
+        return self.add.other if self.add.input == self.conv.output else self.add.input
+
+    @property
+    def weight(self) -> str:
+        """The convolution's."""
+        return self.conv.weight
+
+    @property
+    def output(self) -> str:
+        """The sum."""
+        return self.add.output
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """The convolution's."""
+        return self.conv.stride
+
+    @property
+    def padding(self) -> tuple[int, int, int, int]:
+        """The convolution's."""
+        return self.conv.padding
+
+    @property
+    def epilogue(self) -> Requantize:
+        """The convolution's; `rescale` follows."""
+        return self.conv.epilogue
+
+    @property
+    def rescale(self) -> AddRescale:
+        """The Add's arithmetic with the convolution's code as `a`."""
+        p = self.add.epilogue
+        if self.add.input == self.conv.output:
+            return p
+        return replace(p, multiplier_a=p.multiplier_b, multiplier_b=p.multiplier_a)
+
+
+Op: TypeAlias = Conv2d | DepthwiseConv2d | FullyConnected | Add | AveragePool2d | MaxPool2d | Reshape | Conv2dAdd
 
 
 def op_inputs(op: Op) -> tuple[str, ...]:
     """The activations an operator reads."""
-    return (op.input, op.other) if isinstance(op, Add) else (op.input,)
+    return (op.input, op.other) if isinstance(op, Add | Conv2dAdd) else (op.input,)
+
+
+def op_parts(op: Op) -> tuple[Op, ...]:
+    """The operators that a fused one stands for; any other stands for itself."""
+    return (op.conv, op.add) if isinstance(op, Conv2dAdd) else (op,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,9 +261,9 @@ class QuantGraph:
     arena_bytes: int | None = None
 
     def sha256(self) -> str:
-        """Hash of what the graph computes: operators, values and their data; the memory plan does not count."""
+        """Hash of what the graph computes: operators, values and their data; fusing and memory plan do not count."""
         digest = hashlib.sha256()
-        ops = [{"kind": type(op).__name__, **asdict(op)} for op in self.ops]
+        ops = [{"kind": type(op).__name__, **asdict(op)} for whole in self.ops for op in op_parts(whole)]
         digest.update(json.dumps([ops, self.inputs, self.outputs], sort_keys=True).encode())
         for name in sorted(self.values):
             v = self.values[name]
@@ -226,9 +290,17 @@ class QuantGraph:
             name = sources[name]
         return name
 
+    def in_place_sources(self, op: Op) -> tuple[str, ...]:
+        """Buffers that a kernel may write its output over: those it reads element by element and nowhere else."""
+        if isinstance(op, Add):
+            return tuple(map(self.storage, op_inputs(op)))
+        if isinstance(op, Conv2dAdd) and self.storage(op.other) != self.storage(op.input):
+            return (self.storage(op.other),)
+        return ()
+
     def macs(self, op: Op) -> int:
         """Multiply-accumulates of one operator, zero-padded taps included (the convention of MLPerf Tiny)."""
-        if not isinstance(op, Conv2d | DepthwiseConv2d | FullyConnected):
+        if not isinstance(op, Conv2d | DepthwiseConv2d | FullyConnected | Conv2dAdd):
             return 0
         taps = int(np.prod(self.values[op.weight].shape[1:]))
         return self.values[op.output].elements * taps

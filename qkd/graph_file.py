@@ -18,6 +18,7 @@ from qkd.graph import (
     Add,
     AveragePool2d,
     Conv2d,
+    Conv2dAdd,
     DepthwiseConv2d,
     FullyConnected,
     MaxPool2d,
@@ -31,7 +32,7 @@ from qkd.graph import (
 FORMAT = 1
 OPERATORS: Mapping[str, TypeAdapter[Op]] = {
     kind.__name__: TypeAdapter(kind)
-    for kind in (Conv2d, DepthwiseConv2d, FullyConnected, Add, AveragePool2d, MaxPool2d, Reshape)
+    for kind in (Conv2d, DepthwiseConv2d, FullyConnected, Add, AveragePool2d, MaxPool2d, Reshape, Conv2dAdd)
 }
 
 

@@ -22,12 +22,13 @@ TEMPLATES = {
 
 NEEDS = {
     "conv2d": {"windows", "padding", "requantize", "clamp"},
+    "conv2d_add": {"windows", "padding", "requantize", "clamp", "rescale"},
     "depthwise": {"windows", "padding", "requantize", "clamp"},
     "average_pool": {"windows", "requantize", "clamp"},
     "max_pool": {"windows"},
     "fully_connected": {"requantize", "clamp", "dot"},
     "logits": {"dot"},
-    "add": {"clamp"},
+    "add": {"clamp", "rescale"},
 }
 """Types and static functions behind each family of kernels: an unused one would be a warning in the user's build."""
 
@@ -85,6 +86,7 @@ def _kernels_used(steps: tuple[Step, ...]) -> dict[str, object]:
     return {
         "uses": families.union(*(NEEDS[family] for family in families)),
         "widths": {family: sorted({p for f, p in found if f == family}) for family in NEEDS},
+        "conv2d_widths": sorted({p for family, p in found if family in ("conv2d", "conv2d_add")}),
         "all_widths": sorted({p.bits for p in packings}),
         "unpacked_widths": sorted({p.bits for p in packings if not p.table}),
         "table_widths": sorted({p.bits for p in packings if p.table}),

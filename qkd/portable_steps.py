@@ -1,17 +1,18 @@
 """One operator → one call of a portable kernel, with the constants it reads as C text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkd.errors import InvariantError
-from qkd.fixed_point import BiasAdd, Requantize
+from qkd.fixed_point import AddRescale, BiasAdd, Requantize
 from qkd.graph import (
     Add,
     AveragePool2d,
     Conv2d,
+    Conv2dAdd,
     DepthwiseConv2d,
     FullyConnected,
     MaxPool2d,
@@ -24,7 +25,7 @@ from qkd.packing import pack_rows
 
 CODES_PER_LINE = {"uint8_t": 20, "int8_t": 16, "int32_t": 8}  # lines of at most 104 columns
 
-Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
+Windowed: TypeAlias = Conv2d | Conv2dAdd | DepthwiseConv2d | AveragePool2d | MaxPool2d
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class _Writer:
         match op:
             case Conv2d():
                 return self._convolution(op, "conv2d")
+            case Conv2dAdd():
+                return self._convolution_add(op)
             case DepthwiseConv2d():
                 return self._convolution(op, "depthwise")
             case FullyConnected():
@@ -129,13 +132,20 @@ class _Writer:
             case _:
                 assert_never(op)
 
-    def _convolution(self, op: Conv2d | DepthwiseConv2d, family: str) -> Step:
+    def _convolution(self, op: Conv2d | Conv2dAdd | DepthwiseConv2d, family: str) -> Step:
         value = self.graph.values[op.weight]
         weights = self._weights(value)
         tables, requantize = self._requantize(op.epilogue, value.shape[0])
         window = self._window(op, (value.shape[1], value.shape[2]), (op.padding[0], op.padding[2]))
         arguments = (*self._weight_arguments(value, weights), f"&{window.symbol}", f"&{requantize.symbol}")
         return self._call(family, arguments, packing_of(value), (*weights, *tables), (window, requantize))
+
+    def _convolution_add(self, op: Conv2dAdd) -> Step:
+        """The call of the convolution, with the addend and its rescaling before the output."""
+        step, rescale = self._convolution(op, "conv2d_add"), self._rescale(op.rescale)
+        *arguments, output = step.arguments
+        arguments += [pointer(self.graph, op.other), f"&{rescale.symbol}", output]
+        return replace(step, arguments=tuple(arguments), records=(*step.records, rescale))
 
     def _fully_connected(self, op: FullyConnected) -> Step:
         value = self.graph.values[op.weight]
@@ -150,13 +160,15 @@ class _Writer:
         codes = (*matrix, f"&{requantize.symbol}")
         return self._call("fully_connected", codes, packing, (*weights, *tables), (requantize,))
 
-    def _add(self, op: Add) -> Step:
-        p = op.epilogue
+    def _rescale(self, p: AddRescale) -> Record:
         lines = (
             _fields(multiplier_a=p.multiplier_a, multiplier_b=p.multiplier_b, offset=p.offset),
             _fields(shift=p.shift, qmin=p.qmin, qmax=p.qmax),
         )
-        rescale = self._record("rescale", lines)
+        return self._record("rescale", lines)
+
+    def _add(self, op: Add) -> Step:
+        rescale = self._rescale(op.epilogue)
         arguments = (pointer(self.graph, op.other), str(self.layer.output.elements), f"&{rescale.symbol}")
         return self._call("add", arguments, records=(rescale,))
 
@@ -237,7 +249,7 @@ class _Writer:
         op = self.layer.op
         details = [self.layer.kind]
         match op:
-            case Conv2d() | DepthwiseConv2d():
+            case Conv2d() | Conv2dAdd() | DepthwiseConv2d():
                 kernel = self.graph.values[op.weight].shape[1:3]
                 padding = "padding {} {} {} {} (tblr)".format(*op.padding)
                 details += ["{}x{}".format(*kernel), "stride {}x{}".format(*op.stride), padding]

@@ -15,6 +15,7 @@ from qkd.graph import (
     Add,
     AveragePool2d,
     Conv2d,
+    Conv2dAdd,
     DepthwiseConv2d,
     FullyConnected,
     MaxPool2d,
@@ -82,6 +83,8 @@ def compute(graph: QuantGraph, op: Op, known: dict[str, Ints]) -> Ints:
             return _requantize(_windows(x, op.kernel, op.stride).sum(axis=(-2, -1)), op.epilogue)
         case MaxPool2d():
             return np.asarray(_windows(x, op.kernel, op.stride).max(axis=(-2, -1)))
+        case Conv2dAdd():
+            return compute(graph, op.add, {**known, op.conv.output: compute(graph, op.conv, known)})
         case Reshape():
             return x.reshape(len(x), *graph.values[op.output].shape[1:])
         case _:

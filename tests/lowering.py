@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from qkd.graph import QuantGraph
 from qkd.kernel import Kernel
 from qkd.lower import Library, lower
+from qkd.passes.fuse_adds import FuseAdds
 from qkd.passes.plan_memory import PlanMemory
 from qkd.target import Target
 from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels.fusing import adds_that_pay
 
 
 def planned(graph: QuantGraph, kernels: Sequence[Kernel]) -> QuantGraph:
@@ -17,6 +19,8 @@ def planned(graph: QuantGraph, kernels: Sequence[Kernel]) -> QuantGraph:
 
 
 def lowered(graph: QuantGraph, target: Target, kernels: Sequence[Kernel] | None = None) -> Library:
-    """Plan the memory and lower, with the kernels of the device's choice unless others are given."""
-    chosen = choose_kernels(graph, target) if kernels is None else kernels
-    return lower(planned(graph, chosen), target, chosen)
+    """Plan the memory and lower; without `kernels`, fuse adds and choose kernels as the device has it best."""
+    if kernels is None:
+        graph = FuseAdds(adds_that_pay(graph, target))(graph)
+        kernels = choose_kernels(graph, target)
+    return lower(planned(graph, kernels), target, kernels)

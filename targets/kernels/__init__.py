@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from qkd.errors import DoesNotFitError
-from qkd.graph import Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
+from qkd.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.target import InstructionSet, Target
 from qkd.targets.kernels import armv7e_m, armv8_1_m_mve, armv8_a, generic
@@ -48,8 +48,10 @@ def choose_kernels(graph: QuantGraph, target: Target, scratch_cap_bytes: int | N
 
 def _families(graph: QuantGraph, op: Op, target: Target) -> tuple[Family, ...]:
     """Those of the instruction set; only the generic one keeps a codebook's indices packed in flash."""
-    learned = isinstance(op, Conv2d | DepthwiseConv2d | FullyConnected) and graph.values[op.weight].codebook is not None
-    return (generic.candidates,) if learned else FAMILIES[target.instruction_set]
+    weighted = Conv2d | Conv2dAdd | DepthwiseConv2d | FullyConnected
+    if isinstance(op, weighted) and graph.values[op.weight].codebook is not None:
+        return (generic.candidates,)
+    return FAMILIES[target.instruction_set]
 
 
 def _choose(graph: QuantGraph, op: Op, target: Target, cap: int | None) -> Kernel:

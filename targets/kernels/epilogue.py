@@ -1,10 +1,13 @@
 """The last step of every kernel, once for all instruction sets: accumulator → code, as `fixed_point.py` defines it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qkd.fixed_point import AddRescale, BiasAdd, Requantize
-from qkd.tir import Expr, Operand, Pointer, clamp, mulhi, widen
+from qkd.graph import Conv2dAdd, Op
+from qkd.tir import Expr, Operand, Pointer, cast, clamp, mulhi, widen
 
 
 def channel_table(epilogue: Requantize | BiasAdd) -> NDArray[np.int32]:
@@ -52,3 +55,15 @@ def add_rescaled(a: Expr, b: Expr, p: AddRescale) -> Expr:
     """Add two int8 codes, or vectors of them; the code is still int32."""
     total = widen(a) * p.multiplier_a + widen(b) * p.multiplier_b + p.offset
     return clamp(total >> p.shift, p.qmin, p.qmax)
+
+
+def split_addend(op: Op, pointers: Sequence[Pointer]) -> tuple[Pointer | None, Sequence[Pointer]]:
+    """The addend of a `Conv2dAdd`, which kernels get behind the convolution's input, and the pointers after it."""
+    return (pointers[0], pointers[1:]) if isinstance(op, Conv2dAdd) else (None, pointers)
+
+
+def store(y: Pointer, at: Expr, code: Expr, op: Op, addend: Pointer | None) -> None:
+    """Store a result, with the addend's code at its place added where there is one."""
+    if isinstance(op, Conv2dAdd) and addend is not None:
+        code = add_rescaled(code, addend[at], op.rescale)
+    y[at] = cast(code, y.dtype)

@@ -17,6 +17,7 @@ from qkd.graph import (
     Add,
     AveragePool2d,
     Conv2d,
+    Conv2dAdd,
     DepthwiseConv2d,
     FullyConnected,
     MaxPool2d,
@@ -24,11 +25,12 @@ from qkd.graph import (
     QuantGraph,
     Reshape,
     Value,
+    op_inputs,
 )
 from qkd.kernel import Constant, Kernel
 from qkd.packing import pack_rows
 from qkd.target import Target
-from qkd.targets.kernels.epilogue import add_rescaled, channel_table, finish, requantize
+from qkd.targets.kernels.epilogue import add_rescaled, channel_table, finish, requantize, split_addend, store
 from qkd.tir import (
     Expr,
     Operand,
@@ -49,8 +51,11 @@ from qkd.tir import (
 ROLLED = frozenset({"armv6-m", "armv7e-m"})
 """Instruction sets where LLVM's unrolling only spills registers; others vectorise or have hardware loops."""
 
-Weighted: TypeAlias = Conv2d | DepthwiseConv2d | FullyConnected
-Windowed: TypeAlias = Conv2d | DepthwiseConv2d | AveragePool2d | MaxPool2d
+WITH_ADD = "+add"
+"""Ends the variant's name of a fused kernel, whatever the family."""
+
+Weighted: TypeAlias = Conv2d | Conv2dAdd | DepthwiseConv2d | FullyConnected
+Windowed: TypeAlias = Conv2d | Conv2dAdd | DepthwiseConv2d | AveragePool2d | MaxPool2d
 Read: TypeAlias = Callable[[Operand], Expr]
 Decode: TypeAlias = Callable[[Expr, int], Expr]
 """A byte of packed weights and the number of a field in it to the weight."""
@@ -85,7 +90,7 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     """The generic kernel of an operator; it is safe wherever `freeze` proved the accumulator."""
     rolled = target.instruction_set in ROLLED
     match op:
-        case Conv2d() | DepthwiseConv2d() | FullyConnected():
+        case Conv2d() | Conv2dAdd() | DepthwiseConv2d() | FullyConnected():
             yield _weighted(graph, op, rolled)
         case Add():
             yield _add(graph, op, rolled)
@@ -117,9 +122,9 @@ def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
     rows = weight.stored.reshape(weight.shape[0], -1)
     packed = pack_rows(rows, weight.packed_bits).view(np.int8)
     codebook = () if weight.codebook is None else (weight.codebook,)
-    result = graph.values[op.output].dtype
 
-    def body(x: Pointer, weights: Pointer, table: Pointer, *rest: Pointer) -> None:
+    def body(x: Pointer, *pointers: Pointer) -> None:
+        addend, (weights, table, *rest) = split_addend(op, pointers)
         y, *scratch = rest[len(codebook) :]
         levels = rest[0] if codebook else None
         with _pixels(window, rolled) as (row, column):
@@ -133,14 +138,15 @@ def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
                 acc = _dot(weights, channel * packed.shape[1], 8 // weight.packed_bits, rows.shape[1], decode,
                            lambda tap: patch[first + tap * step], rolled)  # fmt: skip
                 code = finish(acc.value, op.epilogue, table, channel)
-                y[(row * window.out_width + column) * len(rows) + channel] = cast(code, result)
+                store(y, (row * window.out_width + column) * len(rows) + channel, code, op, addend)
 
     scratch_bytes = 0 if window.is_pixel else window.taps * window.channels
     constants = (packed, channel_table(op.epilogue), *codebook)
+    in_place = isinstance(op, Conv2dAdd)
     if not codebook:
-        return make_kernel(graph, op, body, constants, scratch_bytes)
+        return make_kernel(graph, op, body, constants, scratch_bytes, in_place)
     why = f"weights stay {weight.packed_bits}-bit indices in flash, looked up in a table of {codebook[0].size} codes"
-    return make_kernel(graph, op, body, constants, scratch_bytes, variant="generic_lookup", why=why)
+    return make_kernel(graph, op, body, constants, scratch_bytes, in_place, variant="generic_lookup", why=why)
 
 
 def _decoder(weight: Value, levels: Pointer | None, channel: Expr) -> Decode:
@@ -186,8 +192,7 @@ def make_kernel(
     in_place: bool = False, *, variant: str = "generic", why: str = "the only variant", prelude: str = "",
 ) -> Kernel:  # fmt: skip
     """Put a body and its constants together; the parameters follow from the contract of `Kernel`."""
-    sources = [op.input, op.other] if isinstance(op, Add) else [op.input]
-    params = [Param(f"input_{i}", "int8", graph.values[name].elements) for i, name in enumerate(sources)]
+    params = [Param(f"input_{i}", "int8", graph.values[name].elements) for i, name in enumerate(op_inputs(op))]
     params += [Param(f"constant_{i}", str(array.dtype), array.size) for i, array in enumerate(constants)]
     output = graph.values[op.output]
     params.append(Param("output", output.dtype, output.elements))
@@ -195,7 +200,7 @@ def make_kernel(
         params.append(Param("scratch", "int8", scratch_bytes))
     return Kernel(
         op.name,
-        variant,
+        variant + WITH_ADD if isinstance(op, Conv2dAdd) else variant,
         lambda symbol: function(symbol, params, body, may_alias=in_place, prelude=prelude),
         constants,
         scratch_bytes,
