@@ -16,6 +16,7 @@ from qkd.errors import RecipeError
 from qkd.files import save_folder
 from qkd.golden import golden_files
 from qkd.header import arena_bytes, c_header, total_macs
+from qkd.linux_files import linux_files
 from qkd.manifest import MANIFEST, Manifest, Memory, Size, file_hashes
 from qkd.portable_c import portable_sources
 from qkd.recipe import Recipe
@@ -43,6 +44,7 @@ def write_bundle(
     flash_bytes: int | None,
     facts: BundleFacts,
     runtime: Mapping[str, bytes] | None = None,
+    shared_library: bytes | None = None,
 ) -> Path:
     """Write the folder that a firmware build takes in; an older bundle there is replaced once the new one is complete.
 
@@ -60,6 +62,8 @@ def write_bundle(
         For the manifest.
     runtime : mapping of file name to content, optional
         Start-up code, linker script and printing of the emulated board; a Cortex-M self-test needs them.
+    shared_library : bytes, optional
+        The library linked for Linux; the bundle then holds it and a Python module that loads it.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def write_bundle(
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise RecipeError(f"{folder} holds files that are not a bundle and would be lost; choose an empty folder")
-    files = bundle_files(library, golden_inputs, stack_bytes, flash_bytes, facts, runtime or {})
+    files = bundle_files(library, golden_inputs, stack_bytes, flash_bytes, facts, runtime or {}, shared_library)
     save_folder(folder, lambda partial: _write(partial, files))
     return folder
 
@@ -87,6 +91,7 @@ def bundle_files(
     flash_bytes: int | None,
     facts: BundleFacts,
     runtime: Mapping[str, bytes],
+    shared_library: bytes | None = None,
 ) -> dict[str, bytes]:
     """The content of a bundle by path; the same bytes for the same arguments."""
     name, graph, target = library.name, library.graph, library.target
@@ -96,7 +101,8 @@ def bundle_files(
         f"lib/lib{name}.a": archive(library.objects),
         **{f"src/{file}": text.encode() for file, text in portable_sources(name, graph).items()},
         **{f"golden/{file}": content for file, content in golden_files(name, graph, golden_inputs).items()},
-        **_texts(library, facts.bits, sizes, len(golden_inputs), runtime),
+        **_texts(library, facts.bits, sizes, len(golden_inputs), runtime, shared_library is not None),
+        **(linux_files(library, facts.bits, shared_library) if shared_library is not None else {}),
         **{f"example/runtime/{file}": content for file, content in runtime.items()},
     }
     manifest = Manifest(
@@ -125,7 +131,12 @@ def _sizes(library: Library, stack_bytes: int | None, flash_bytes: int | None) -
 
 
 def _texts(
-    library: Library, bits: str, sizes: Mapping[Memory, Size], golden_count: int, runtime: Mapping[str, bytes]
+    library: Library,
+    bits: str,
+    sizes: Mapping[Memory, Size],
+    golden_count: int,
+    runtime: Mapping[str, bytes],
+    has_shared_library: bool,
 ) -> dict[str, bytes]:
     """Self-test, build files and read-me texts."""
     graph, target = library.graph, library.target
@@ -144,6 +155,7 @@ def _texts(
         "output_type": f"{exit_.dtype}_t",
         "golden_count": golden_count,
         "runtime": sorted(runtime),
+        "has_shared_library": has_shared_library,
     }
     templates = {
         "CMakeLists.txt": "CMakeLists.txt.j2",

@@ -47,6 +47,8 @@ class ProofTask:
     buffers: tuple[BufferFact, ...]
     runtime: Mapping[str, bytes]
     folder: Path
+    shared_library: bytes | None = None
+    """Linked for Linux, to travel with the firmware."""
 
 
 class _Proof(BaseModel):
@@ -87,8 +89,10 @@ def prove(library: Library, task: ProofTask, open_runner: OpenRunner, reporter: 
 
 def _write_firmware(folder: Path, library: Library, task: ProofTask, cost: Profile, run: DeviceRun) -> None:
     facts = BundleFacts(task.bits, task.recipe, {**package_versions(), **run.tool_versions})
-    golden = task.inputs[:GOLDEN_SAMPLES]
-    write_bundle(folder, library, golden, cost.stack_bytes, library.flash_bytes, facts, task.runtime)
+    write_bundle(
+        folder, library, task.inputs[:GOLDEN_SAMPLES], cost.stack_bytes, library.flash_bytes, facts, task.runtime,
+        task.shared_library,
+    )  # fmt: skip
 
 
 def _key(library: Library, task: ProofTask) -> str:
@@ -96,6 +100,7 @@ def _key(library: Library, task: ProofTask) -> str:
     digest = hashlib.sha256(library.graph.sha256().encode())
     for name, content in library.objects:
         digest.update(name.encode() + content)
+    digest.update(task.shared_library or b"")
     digest.update(np.ascontiguousarray(task.inputs).tobytes())
     for part in (task.recipe.model_dump_json(), library.target.model_dump_json(), str(package_versions())):
         digest.update(part.encode())

@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from qkd.errors import InvariantError
 from qkd.files import write_atomic
 from qkd.targets.image import write_objects
-from qkd.targets.toolchain import run_checked
+from qkd.targets.toolchain import run_checked, working_folder
 
 if TYPE_CHECKING:
     from qkd.lower import Library
@@ -70,6 +70,14 @@ def link_shared_library(
     run_checked(command, f"linking {result.name} for {target.name}", folder)
     _check(result, set(visible))
     return result
+
+
+def shared_library_bytes(library: Library) -> bytes | None:
+    """The content of `lib<name>.so`; None on bare metal, which has no dynamic linker."""
+    if library.target.kind == "cortex_m":
+        return None
+    with working_folder() as folder:
+        return link_shared_library(library, folder).read_bytes()
 
 
 def exported_symbols(image: bytes) -> set[str]:
