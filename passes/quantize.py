@@ -18,6 +18,7 @@ class Quantize:
     """Steps by least squares (ternary: Ternary Weight Networks), activations on one batch, then batch norm.
 
     Without the re-estimated statistics the float weights lose tens of points at low bits, and training starts there.
+    The recipe's `train.quantizer` says how else weights are rounded.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -41,7 +42,7 @@ def quantize(state: TrainState, options: Quantize) -> TrainState:
     from qkd.student import calibrate, image_batch, prepare
 
     started = time.perf_counter()
-    quantized = prepare(state.student, state.bits, state.data.input_shape)
+    quantized = prepare(state.student, state.bits, state.data.input_shape, state.settings.quantizer)
     images = image_batch(state.data.train.images[: options.calibration_images])
     calibrate(quantized, images)
     if options.norm_batches:

@@ -62,7 +62,7 @@ def stat_assist(state: TrainState, options: StatAssist) -> TrainState:
         raise RecipeError(
             f"stat_assist.float_epochs is {options.float_epochs} of {options.epochs} epochs; leave some quantized"
         )
-    student = prepare(state.student, state.bits, state.data.input_shape)
+    student = prepare(state.student, state.bits, state.data.input_shape, state.settings.quantizer)
     boost = GradBoost(student.parameters()) if options.grad_boost else None
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:

@@ -66,7 +66,9 @@ def load_result(state: TrainState, folder: Path) -> TrainState | None:
     content = read_tensors(folder / RESULT)
     if content is None:
         return None
-    quantized = prepare(state.student, state.bits, state.data.input_shape) if "quantized" in content else None
+    quantized = None
+    if "quantized" in content:
+        quantized = prepare(state.student, state.bits, state.data.input_shape, state.settings.quantizer)
     if quantized is not None and content.get("levels"):
         quantized.use_levels(LevelSpec(**content["levels"]))
     networks = {"teacher": state.teacher, "student": state.student, "quantized": quantized}

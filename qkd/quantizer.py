@@ -194,13 +194,17 @@ class LearnedStep(nn.Module):
         scaled: Tensor = _ScaleGradient.apply(self.raw, self.gradient_scale)  # type: ignore[no-untyped-call]
         return positive(scaled, self.floor)
 
+    def spacing(self, x: Tensor) -> Tensor:
+        """How far the centres of neighbouring codes lie apart around each element of `x`."""
+        return self.step()
+
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantize."""
         return fake_quantize(x, self.step(), self.codes)
 
     def to_codes(self, x: Tensor) -> Tensor:
         """Codes as floats."""
-        return to_codes(x, self.step(), self.codes)
+        return to_codes(x, self.spacing(x), self.codes)
 
 
 @torch.no_grad()

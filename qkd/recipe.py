@@ -36,6 +36,15 @@ class ModelSpec(_Strict):
     options: dict[str, int | float] = Field(default_factory=dict)
 
 
+class QuantizerSpec(_Strict):
+    """How a student rounds beyond its bits, in every pass that quantizes; the defaults are plain learned steps."""
+
+    ternary_thresholds: Literal["symmetric", "asymmetric"] = "symmetric"
+    """Ternary weights become ±1 beyond half a step, or beyond a learned threshold on each side (`qkd.ternary`)."""
+    dampening: Annotated[float, Field(ge=0)] = 0.0
+    """Final pull of the weights towards their codes, against oscillation (`qkd.dampening`); 0: none."""
+
+
 class TrainSpec(_Strict):
     """What every training pass shares."""
 
@@ -49,6 +58,7 @@ class TrainSpec(_Strict):
     """Fuse each network with torch.compile: costs up to a minute a pass, saves a third of a quantized step."""
     threads: Annotated[int, Field(ge=0)] = 0
     """0: all cores. Results repeat bit for bit only with the same number."""
+    quantizer: QuantizerSpec = QuantizerSpec()
 
 
 class BudgetSpec(_Strict):

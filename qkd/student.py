@@ -15,7 +15,9 @@ from qkd.bits import Bits
 from qkd.errors import InvariantError, UnsupportedOpError
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
 from qkd.levels import LevelSpec, WeightLevels
-from qkd.quantizer import CodeRange, weight_range
+from qkd.quantizer import CodeRange, LearnedStep, weight_range
+from qkd.recipe import QuantizerSpec
+from qkd.ternary import AsymmetricTernary
 from qkd.traced import INPUT, TracedOp
 from qkd.tracing import trace
 from qkd.weighted_layers import ConvLayer, Geometry, LinearLayer, WeightArguments, WeightedLayer
@@ -24,6 +26,7 @@ OUTER_BITS = 8
 """Of the first and last layer's weights, and of activations that no product reads."""
 INPUT_STEP = 2.0**-6
 """Images enter as code = pixel - 128 with this step, so that every input is exactly on the grid."""
+PLAIN_STEPS = QuantizerSpec()
 
 Mode: TypeAlias = Literal["real", "fake", "exact"]
 Shape: TypeAlias = tuple[int, int, int]
@@ -89,6 +92,14 @@ class QuantStudent(nn.Module):
         found = ((layer, layer.weight_step) for layer in self.inner())
         return tuple((layer, levels) for layer, levels in found if isinstance(levels, WeightLevels))
 
+    def free_thresholds(self) -> None:
+        """Let ternary weights learn where they leave zero, one threshold a side."""
+        for layer in self.inner():
+            plain = layer.weight_step
+            if isinstance(plain, LearnedStep) and plain.codes.magnitude == 1:
+                shape = tuple(plain.raw.shape)
+                layer.weight_step = AsymmetricTernary(plain.codes, shape, layer.weight.numel() // plain.raw.numel())
+
     def snap_levels(self) -> None:
         """Compute fake mode with the int8 codes that the device will have, instead of with free levels."""
         for _, levels in self.on_levels():
@@ -126,7 +137,7 @@ class QuantStudent(nn.Module):
             self.mode = before
 
 
-def prepare(model: nn.Module, bits: Bits, input_shape: Shape) -> QuantStudent:
+def prepare(model: nn.Module, bits: Bits, input_shape: Shape, quantizer: QuantizerSpec = PLAIN_STEPS) -> QuantStudent:
     """Rebuild a trained float network as a quantized student, with weight steps fitted and activation steps not yet.
 
     Parameters
@@ -137,6 +148,8 @@ def prepare(model: nn.Module, bits: Bits, input_shape: Shape) -> QuantStudent:
         The first and last layer's weights keep 8 bits, and so do activations that feed no convolution or hidden
         linear layer: the branches of an add, the classifier's input.
     input_shape : (H, W, C)
+    quantizer : QuantizerSpec
+        What ternary thresholds are.
 
     Raises
     ------
@@ -148,6 +161,8 @@ def prepare(model: nn.Module, bits: Bits, input_shape: Shape) -> QuantStudent:
         raise UnsupportedOpError(f"{type(model).__name__} has no convolution or linear layer: nothing to quantize")
     _check_classifier(ops[-1])
     student = QuantStudent(tuple(_build(op, ops, bits) for op in ops), input_shape, bits)
+    if quantizer.ternary_thresholds == "asymmetric":
+        student.free_thresholds()
     for layer in student.weighted():
         layer.start_weight_step()
     return student.train(model.training)

@@ -25,7 +25,7 @@ from qkd.errors import RecipeError
 from qkd.models import build_model
 from qkd.pipeline import Pass, check_order, run_passes
 from qkd.progress import Reporter, Silent
-from qkd.recipe import Recipe
+from qkd.recipe import Recipe, TrainSpec
 from qkd.state import Session, TrainState, derived_seed, student_is_quantized
 from qkd.student import QuantStudent, prepare
 
@@ -89,29 +89,36 @@ def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:
     seed, shape = recipe.train.seed, data.input_shape
     teacher = build_model(recipe.teacher, data.classes, shape, derived_seed(seed, "teacher"))
     student = build_model(recipe.student, data.classes, shape, derived_seed(seed, "student"))
-    prepare(student, bits, shape)  # whether it can be quantized is known before the first epoch
+    prepare(student, bits, shape, recipe.train.quantizer)  # whether it can be quantized is known before the first epoch
     return TrainState(data, recipe.train, bits, teacher, student)
 
 
 def untrained_student(recipe: Recipe, classes: int, input_shape: tuple[int, int, int], bits: Bits) -> QuantStudent:
     """A quantized student with its first weights: shapes are enough to ask whether it fits a device."""
-    return prepare(build_model(recipe.student, classes, input_shape, 0), bits, input_shape)
+    return prepare(build_model(recipe.student, classes, input_shape, 0), bits, input_shape, recipe.train.quantizer)
 
 
 def pass_keys(state: TrainState, passes: Sequence[TrainPass]) -> tuple[str, ...]:
     """A folder name for each pass: its place, its name and the hash of all that its result depends on."""
+    settings, rounding = shared_settings(state.settings)
     digest = _digest(
-        __version__, torch.__version__, state.settings.model_dump(), state.data.crop_padding, state.data.flip,
+        __version__, torch.__version__, settings, state.data.crop_padding, state.data.flip,
         [_array_digest(a) for s in (state.data.train, state.data.validation) for a in (s.images, s.labels)],
         network_sha256(state.teacher), network_sha256(state.student),
     )  # fmt: skip
     keys = []
     for index, step in enumerate(passes):
         if student_is_quantized in step.ensures:
-            digest = _digest(digest, str(state.bits))
+            digest = _digest(digest, str(state.bits), *rounding)
         digest = _digest(digest, step.name, repr(step))  # a dataclass prints its options
         keys.append(f"{index + 1:02}_{step.name}_{digest[:16]}")
     return tuple(keys)
+
+
+def shared_settings(settings: TrainSpec) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """What every pass depends on, and what only passes with a quantized student do, as far as it was changed."""
+    rounding = settings.quantizer.model_dump(exclude_defaults=True)
+    return settings.model_dump(exclude={"quantizer"}), (rounding,) if rounding else ()
 
 
 def network_sha256(network: nn.Module) -> str:

@@ -1,5 +1,7 @@
 """Small float networks with random weights and statistics, for tests of everything above `freeze`."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -90,7 +92,7 @@ def tiny_network(width: int = 4) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 3))
 
 
-def tiny_state(seed: int = 0, bits: str = "W4A8", **settings: int | float) -> TrainState:
+def tiny_state(seed: int = 0, bits: str = "W4A8", **settings: Any) -> TrainState:
     """Untrained networks on `tiny_data`."""
     torch.manual_seed(seed)
     spec = TrainSpec.model_validate({"seed": seed, "batch_size": 32, "threads": 1} | settings)

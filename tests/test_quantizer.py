@@ -197,3 +197,39 @@ def test_ranges_of_codes_by_bits() -> None:
     assert [weight_range(b) for b in (3, 8)] == [CodeRange(-3, 3), CodeRange(-127, 127)]
     assert activation_range(4, signed=False) == CodeRange(0, 15)
     assert activation_range(8, signed=True) == CodeRange(-128, 127)
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_an_activation_of_any_width_starts_where_it_errs_least(bits: int, signed: bool) -> None:
+    codes = activation_range(bits, signed)
+    assert codes.qmax - codes.qmin + 1 == 2**bits
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(bits))
+    x = x if signed else x.relu()
+
+    def error(step: float) -> float:
+        return float((fake_quantize(x, torch.tensor(step), codes) - x).square().sum())
+
+    found = initial_activation_step(x, codes).item()
+    widest = x.abs().max().item() / codes.qmax
+    assert error(found) <= min(error(widest * i / 200) for i in range(5, 201)) * 1.05
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_weights_first_step_errs_hardly_more_than_the_best_one(bits: int) -> None:
+    w = torch.randn(3, 400, generator=torch.Generator().manual_seed(bits))
+    codes, largest = weight_range(bits), w.abs().amax(1, keepdim=True)
+
+    def error(step: torch.Tensor) -> torch.Tensor:
+        return (fake_quantize(w, step, codes) - w).square().sum(1)
+
+    best = torch.stack([error(largest * i / 400) for i in range(5, 500)]).amin(0)
+    assert (error(initial_weight_step(w, codes, per_channel=True)) <= best * 1.05).all()
+
+
+def test_twns_scale_errs_hardly_more_than_the_best_one() -> None:
+    w = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    sums = w.abs().sort(dim=1, descending=True).values.cumsum(1)
+    best = w.square().sum(1) - (sums.square() / torch.arange(1, 401)).amax(1)  # over every set of kept weights
+    error = (fake_quantize(w, ternary_step(w), weight_range("ternary")) - w).square().sum(1)
+    assert (error <= best * 1.02).all()

@@ -16,9 +16,10 @@ from qkd.errors import RecipeError, UnsupportedOpError
 from qkd.freeze import freeze
 from qkd.passes import build_train_passes
 from qkd.progress import Advance, Silent
-from qkd.recipe import parse_recipe
+from qkd.recipe import QuantizerSpec, TrainSpec, parse_recipe
 from qkd.state import TrainState
-from qkd.training_run import network_sha256, train, untrained_student
+from qkd.ternary import AsymmetricTernary
+from qkd.training_run import network_sha256, shared_settings, train, untrained_student
 from tests.networks import tiny_network
 
 TABLE: dict[str, Any] = {
@@ -100,6 +101,25 @@ def test_a_changed_option_repeats_only_what_follows(finished: tuple[Path, TrainS
     reporter = Titles()
     run(changed(tutoring={"temperature": 3.0}), finished[0], reporter=reporter)
     assert reporter.titles == ["tutoring"]
+
+
+def test_quantizer_options_repeat_only_what_is_quantized_and_are_read_back(finished: tuple[Path, TrainState]) -> None:
+    reporter = Titles()
+    options = {"quantizer": {"ternary_thresholds": "asymmetric", "dampening": 0.1}}
+    table = TABLE | {"train": TABLE["train"] | options}
+    state = run(table, finished[0], "ternary-A4", reporter)
+    assert reporter.titles == ["self_study", "co_study", "tutoring"]
+    again = run(table, finished[0], "ternary-A4", reporter)
+    assert len(reporter.titles) == 3
+    assert isinstance(again.student_to_train().inner()[0].weight_step, AsymmetricTernary)
+    assert graph_hash(again) == graph_hash(state)
+
+
+def test_plain_quantizer_options_are_in_no_key() -> None:
+    shared, rounding = shared_settings(TrainSpec())
+    assert "quantizer" not in shared
+    assert rounding == ()
+    assert shared_settings(TrainSpec(quantizer=QuantizerSpec(dampening=0.5)))[1] == ({"dampening": 0.5},)
 
 
 @pytest.mark.parametrize(
