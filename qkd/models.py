@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, relu, unfold
+from torch.nn.functional import adaptive_max_pool2d, gelu, relu, unfold
 
 from qkd.errors import RecipeError
 from qkd.recipe import ModelSpec
@@ -142,7 +142,8 @@ class SpeedyNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W)."""
-        features = self.stages(gelu(self.whiten(x))).amax((2, 3))
+        # not amax: compiled in bfloat16, its gradient divides by the number of elements equal to the maximum, which is 0
+        features = adaptive_max_pool2d(self.stages(gelu(self.whiten(x))), 1).flatten(1)
         return self.classifier(features) * self.logit_scale  # type: ignore[no-any-return]
 
 
