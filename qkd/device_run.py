@@ -10,6 +10,17 @@ from numpy.typing import NDArray
 Codes: TypeAlias = NDArray[np.int8] | NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class Board:
+    """A board that ran a library, as far as it tells what it is."""
+
+    description: str
+    emulated: bool | None
+    """None: nothing proves it either way."""
+    why: str
+    """What `emulated` was concluded from."""
+
+
 @dataclass(frozen=True, eq=False)
 class DeviceRun:
     """Outputs of N inputs, and what was asked for besides; what was not asked for or cannot be measured is None."""
@@ -22,6 +33,12 @@ class DeviceRun:
     """Executed instructions of one inference, without a hook."""
     layer_instructions: Mapping[str, int] | None = None
     """The same by operator name; what the model does between layers is in none of them."""
+    latency_us: float | None = None
+    """Time of one inference: the median of many on a board that is known not to be emulated."""
+    layer_latency_us: Mapping[str, float] | None = None
+    """The same by operator name."""
+    board: Board | None = None
+    """None where no board was asked."""
     stack_bytes: int | None = None
     """Deepest stack of one inference, measured below the caller's frame."""
     executed: Mapping[str, Mapping[int, int]] | None = None

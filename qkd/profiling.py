@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -19,8 +18,16 @@ if TYPE_CHECKING:
     from qkd.kernel import Kernel
     from qkd.lower import Library
 
-Evidence = Literal["board", "simulated_cycles", "emulated_instructions", "estimate"]
-"""Where cost figures come from: a clock on a board, a cycle simulator, a counting emulator, a model of the core."""
+Evidence = Literal[
+    "board", "simulated_cycles", "emulated_instructions", "estimate", "emulated_board", "unidentified_board"
+]
+"""Where cost figures come from: a clock on a board, a cycle simulator, a counting emulator, a model of the core.
+
+A board that is emulated, or does not prove that it is none, shows what a library computes; its clock shows nothing.
+"""
+
+TIMED: tuple[Evidence, ...] = ("board", "simulated_cycles", "estimate")
+"""Evidence that can hold cycles or a latency."""
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -38,6 +45,7 @@ class LayerProfile(_Strict):
     """The kernel that computes it."""
     macs: Count
     instructions: Count | None
+    latency_us: Annotated[float, Field(ge=0)] | None = None
     constant_bytes: Count
     scratch_bytes: Count
     output_bytes: Count
@@ -53,6 +61,8 @@ class Profile(_Strict):
     instructions: Count | None
     cycles: Count | None = None
     latency_us: Annotated[float, Field(ge=0)] | None = None
+    board: str | None = None
+    """What the board is and why it is believed to be that; None where no board was asked."""
     text_bytes: Count
     rodata_bytes: Count
     arena_bytes: Count
@@ -67,9 +77,9 @@ class Profile(_Strict):
 
     @model_validator(mode="after")
     def _instructions_are_not_time(self) -> Self:
-        timed = self.cycles is not None or self.latency_us is not None
-        if timed and self.evidence in (None, "emulated_instructions"):
-            raise ValueError("cycles and latency_us need evidence of time: board, simulated_cycles or estimate")
+        times = (self.cycles, self.latency_us, *(layer.latency_us for layer in self.layers))
+        if any(time is not None for time in times) and self.evidence not in TIMED:
+            raise ValueError(f"cycles and latency_us need evidence of time: {', '.join(TIMED)}")
         if self.evidence is None and self.instructions is not None:
             raise ValueError("instructions need evidence: emulated_instructions, for example")
         return self
@@ -97,37 +107,46 @@ def profile(library: Library, run: DeviceRun) -> Profile:
     library : Library
         The library that was run.
     run : DeviceRun
-        Made with `profile=True` where instructions can be counted.
+        Made with `profile=True` where something can be measured.
 
     Returns
     -------
     Profile
-        With evidence "emulated_instructions" when instructions were counted.
+        With the evidence that `run` gives.
     """
     graph = library.graph
-    counted = run.layer_instructions or {}
     ops = [op for op in graph.ops if not isinstance(op, Reshape)]
     return Profile(
         target=library.target.name,
         graph_sha256=graph.sha256(),
-        evidence=None if run.instructions is None else "emulated_instructions",
+        evidence=_evidence(run),
         instructions=run.instructions,
+        latency_us=run.latency_us,
+        board=None if run.board is None else f"{run.board.description}; {run.board.why}",
         text_bytes=library.text_bytes,
         rodata_bytes=library.rodata_bytes,
         arena_bytes=graph.arena_bytes or 0,
         stack_bytes=run.stack_bytes,
-        layers=tuple(_layer(graph, op, k, counted) for op, k in zip(ops, library.kernels, strict=True)),
+        layers=tuple(_layer(graph, op, k, run) for op, k in zip(ops, library.kernels, strict=True)),
         tool_versions={"qkd": __version__, **run.tool_versions},
     )
 
 
-def _layer(graph: QuantGraph, op: Op, kernel: Kernel, counted: Mapping[str, int]) -> LayerProfile:
+def _evidence(run: DeviceRun) -> Evidence | None:
+    if run.board is not None:
+        verdicts: dict[bool | None, Evidence] = {False: "board", True: "emulated_board", None: "unidentified_board"}
+        return verdicts[run.board.emulated]
+    return None if run.instructions is None else "emulated_instructions"
+
+
+def _layer(graph: QuantGraph, op: Op, kernel: Kernel, run: DeviceRun) -> LayerProfile:
     return LayerProfile(
         name=op.name,
         kind=type(op).__name__,
         variant=kernel.variant,
         macs=graph.macs(op),
-        instructions=counted.get(op.name),
+        instructions=(run.layer_instructions or {}).get(op.name),
+        latency_us=(run.layer_latency_us or {}).get(op.name),
         constant_bytes=sum(constant.nbytes for constant in kernel.constants),
         scratch_bytes=kernel.scratch_bytes,
         output_bytes=graph.values[op.output].buffer_bytes,

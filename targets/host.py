@@ -54,6 +54,10 @@ class HostModel:
         self._check_guards()
         return DeviceRun(outputs, layers, tool_versions=tool_versions(self.library.target))
 
+    def measure(self, inputs: NDArray[np.int8], run: DeviceRun) -> DeviceRun:
+        """Nothing: instructions cannot be counted here, and time on this machine says nothing about a device."""
+        return run
+
     def _copy_hook(self, layers: list[Codes], output: Codes) -> Any:
         """A hook that copies each layer's output, at the moment when its end is reported, into its place in a trace."""
         values = [self.graph.values[name] for name in traced_values(self.graph)]

@@ -1,11 +1,10 @@
-"""Run a library on a device: in process on the host, in an emulator elsewhere."""
+"""Run a library on a device: in process on the host, in an emulator elsewhere, or on a board over TVM's RPC."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,25 @@ from qkd.targets.toolchain import check_tools, working_folder
 
 if TYPE_CHECKING:
     from qkd.lower import Library
+    from qkd.targets.rpc import BoardAddress
+
+
+class Model(Protocol):
+    """A linked library somewhere: in this process, in an emulator, on a board."""
+
+    def run(self, inputs: NDArray[np.int8], trace: bool) -> DeviceRun:
+        """Run every input; `trace` brings back what each layer computed."""
+        ...
+
+    def measure(self, inputs: NDArray[np.int8], run: DeviceRun) -> DeviceRun:
+        """Measure what can be measured of one inference of the first input and add it to `run`."""
+        ...
 
 
 class Runner:
-    """A library that is linked and ready to run; `open_runner` makes one."""
+    """A library that is linked and ready to run; `open_runner` and `open_board` make one."""
 
-    def __init__(self, library: Library, model: HostModel | EmulatedModel) -> None:
+    def __init__(self, library: Library, model: Model) -> None:
         """Wrap a linked model."""
         self.library, self._model = library, model
 
@@ -36,7 +48,8 @@ class Runner:
         trace : bool
             Bring back every layer's output.
         profile : bool
-            Count the instructions of one more inference of the first input; the host cannot count and leaves None.
+            Measure more inferences of the first input: an emulator counts instructions, a board that is known to be
+            none takes the time; the host does neither and leaves None.
 
         Returns
         -------
@@ -46,7 +59,7 @@ class Runner:
         Raises
         ------
         ToolError
-            When the emulator fails, hangs, or reports a fault of the core.
+            When the emulator or the board fails, hangs, or reports a fault of the core.
         InvariantError
             When the library breaks what its header promises.
         ValueError
@@ -58,16 +71,7 @@ class Runner:
             raise ValueError(f"inputs are {inputs.dtype} {inputs.shape}; {self.library.name!r} takes {expected}")
         inputs = np.ascontiguousarray(inputs)
         run = self._model.run(inputs, trace)
-        if not profile or isinstance(self._model, HostModel):
-            return run
-        counts = self._model.count(inputs)
-        return replace(
-            run,
-            instructions=counts.instructions,
-            layer_instructions=counts.layer_instructions,
-            executed=counts.executed,
-            image=self._model.image.read_bytes(),
-        )
+        return self._model.measure(inputs, run) if profile else run
 
 
 @contextmanager
@@ -80,6 +84,18 @@ def open_runner(library: Library, limit_s: float = RUN_LIMIT_S) -> Iterator[Runn
     with working_folder() as folder:
         host = library.target.kind == "host"
         yield Runner(library, HostModel(library, folder) if host else EmulatedModel(library, folder, limit_s))
+
+
+@contextmanager
+def open_board(library: Library, address: BoardAddress, limit_s: float = RUN_LIMIT_S) -> Iterator[Runner]:
+    """Link a library, upload it to a board and keep the session for the time of a `with` block.
+
+    `limit_s` bounds each call over the network. Raises ToolError where the board cannot be reached or cannot run it.
+    """
+    from qkd.targets.rpc_model import RpcModel  # TVM's RPC is loaded by those who use it
+
+    with working_folder() as folder, RpcModel(library, address, folder, limit_s) as model:
+        yield Runner(library, model)
 
 
 def run_on(

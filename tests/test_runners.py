@@ -9,7 +9,7 @@ import pytest
 from qkd import reference
 from qkd.errors import InvariantError, ToolError
 from qkd.passes.plan_memory import PlanMemory
-from qkd.targets import emulation, load_target, target_names
+from qkd.targets import emulation, harness, load_target, target_names
 from qkd.targets.counting import plugin
 from qkd.targets.runners import open_runner, run_on
 from qkd.verification import verify
@@ -56,7 +56,7 @@ def test_int32_outputs_keep_their_sign(name: str) -> None:
 
 
 def test_more_inputs_than_one_file_holds_take_several_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(emulation, "FILE_BYTES", 400)  # two samples
+    monkeypatch.setattr(harness, "FILE_BYTES", 400)  # two samples
     inputs = random_inputs(stub_graph(), 7)
     run = run_on(stub_library(device_or_skip("cortex_m4")), inputs, trace=True)
     assert run.layers is not None

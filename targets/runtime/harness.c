@@ -11,6 +11,12 @@ enum { JOB_RUN = 0, JOB_TRACE = 1, JOB_PROFILE = 2 };
 #define PAINTED_WORDS 16384u /* 64 KiB below the caller's frame */
 #define PAINT 0xDEADBEEFu
 
+#ifdef __x86_64__ /* a host that tests the harness */
+#define STACK_POINTER_TO(register) "mov %%rsp, " register
+#else
+#define STACK_POINTER_TO(register) "mov " register ", sp"
+#endif
+
 /* The arena and the output lie between guards, and the arena starts as rubbish: a model that writes outside its buffers or
  * reads what it did not write must not pass. The input lies at an odd address, because the API promises no alignment. */
 static uint8_t arena_memory[GUARD_BYTES + MODEL_ARENA_BYTES + GUARD_BYTES] __attribute__((aligned(MODEL_ARENA_ALIGN)));
@@ -20,10 +26,11 @@ static int8_t *const input = input_memory + 1;
 static model_output *const output = (model_output *)(output_memory + GUARD_BYTES);
 static model_context context;
 
-/* The address of this function is what the counting plugin watches; as the model's hook it costs one instruction. */
+/* The address of this function is what the counting plugin watches; as the model's hook it costs one instruction. A host
+ * that has a clock of its own reads it here instead. */
 __attribute__((noinline, noclone)) void harness_mark(void *user, int32_t layer, int32_t begin) {
   (void)user, (void)layer, (void)begin;
-  __asm__ volatile("");
+  HOST_MARK();
 }
 
 static void fill(uint8_t *bytes, uint32_t count) {
@@ -50,7 +57,7 @@ static void write_layer(void *user, int32_t layer, int32_t begin) {
 /* High-water mark of the stack below this function: the part of the painted area that the model has changed. */
 __attribute__((noinline)) static uint32_t measure_stack(void) {
   volatile uint32_t *top;
-  __asm__ volatile("mov %0, sp" : "=r"(top));
+  __asm__ volatile(STACK_POINTER_TO("%0") : "=r"(top));
   volatile uint32_t *const bottom = top - PAINTED_WORDS;
   for (volatile uint32_t *word = bottom; word < top; word++) *word = PAINT;
   run_model();
@@ -63,6 +70,7 @@ __attribute__((noinline)) static uint32_t measure_stack(void) {
 /* Pairs of marks: around nothing, which is what marks cost; around one inference; then around each layer of another. */
 static void profile(void) {
   void (*volatile mark)(void *, int32_t, int32_t) = harness_mark; /* called as the model calls its hook */
+  context.hook = NULL;
   mark(NULL, 0, 1);
   mark(NULL, 0, 0);
   mark(NULL, 0, 1);
@@ -93,7 +101,7 @@ static void run_all(host_file inputs, uint32_t count, uint32_t job) {
 }
 
 int main(void) {
-  uint32_t job[2]; /* what to do, number of inputs */
+  uint32_t job[2]; /* what to do; number of inputs, or how often to profile the only one */
   host_file inputs = host_open_to_read("inputs.bin");
   host_read(inputs, job, sizeof job);
   fill(arena_memory, sizeof arena_memory);
@@ -103,7 +111,7 @@ int main(void) {
   }
   if (job[0] == JOB_PROFILE) {
     host_read(inputs, input, MODEL_INPUT_BYTES);
-    profile();
+    for (uint32_t i = 0; i < job[1]; i++) profile();
   } else {
     run_all(inputs, job[1], job[0]);
   }
