@@ -1,31 +1,42 @@
 """Which training method is worth its cost: every pass, four formats, three seeds, equal student updates, losers kept.
 
-`python -m benchmarks.study` trains on scikit-learn's digits. `--cifar FOLDER` does the same with ResNet-8 and ResNet-20
-on a CIFAR-10 in parquet files, which takes days of two cores. Finished arms are read back, not repeated; the record is
-written after each one. Scores are the integer graph's. Choices between arms (the temperature) use `val`; every arm is
-tested once, at its end.
+`python -m benchmarks.study` trains on scikit-learn's digits, `--cifar FOLDER` on a CIFAR-10 in parquet files, which
+takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`.
+Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. Scores are
+the integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
 """
 
 import argparse
-from collections.abc import Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
-from benchmarks.record import write_record
+import numpy as np
+
+from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.datasets import Split
+from qkd.errors import InvariantError
+from qkd.evaluation import classes_of
+from qkd.files import write_atomic
 from qkd.freeze import freeze
-from qkd.graph import QuantGraph
 from qkd.passes import build_train_passes
 from qkd.progress import Silent
 from qkd.recipe import Recipe, parse_recipe
 from qkd.reference import run_in_batches
+from qkd.state import TrainState
+from qkd.student import QuantStudent
 from qkd.training_run import train
 
-FORMATS = ("W4A8", "W4A4", "ternary-A8", "W2A2")
+FORMATS = ("ternary-A8", "W2A2", "W4A4", "W4A8")
 SEEDS = (0, 1, 2)
+KEY = ("data", "net", "bits", "method", "seed")
+CHECKED = 100
+"""Images on which the integer graph itself is run: exact mode, which scores the rest, must choose the same classes."""
 PassTable = dict[str, Any]
 
 
@@ -45,9 +56,9 @@ class Setting:
     float_rate: float
     rate: float
 
-    def pretrain(self, network: str) -> PassTable:
+    def pretrain(self, network: str, more_epochs: int = 0) -> PassTable:
         """Float training of the teacher or the student."""
-        epochs = self.teacher_epochs if network == "teacher" else self.float_epochs
+        epochs = self.teacher_epochs if network == "teacher" else self.float_epochs + more_epochs
         return {"name": "pretrain", "network": network, "epochs": epochs, "learning_rate": self.float_rate}
 
     def fine_tuned(self, *steps: PassTable) -> list[PassTable]:
@@ -71,73 +82,99 @@ DIGITS = Setting(
 
 
 def cifar(folder: Path, student: str) -> Setting:
-    """CIFAR-10 at the length of the default recipe."""
+    """CIFAR-10 at the length that hours of two cores allow."""
     return Setting(
         data={"name": "cifar10", "path": str(folder.resolve()), "validation": 5000, "crop_padding": 2, "flip": True},
         student=student, teacher={"model": "speedy_net"},
-        teacher_epochs=10, float_epochs=20, epochs=10,
-        train={"batch_size": 64, "mixed_precision": True, "compile": True, "threads": 1}, float_rate=0.2, rate=0.02,
+        teacher_epochs=6, float_epochs=12, epochs=3,
+        train={"batch_size": 64, "weight_decay": 1e-4, "mixed_precision": True, "compile": True, "threads": 1},
+        float_rate=0.2, rate=0.02,
     )  # fmt: skip
 
 
 def methods(s: Setting) -> Mapping[str, list[PassTable]]:
-    """Every method's passes."""
+    """Every method's passes; "float" and "float_one_cycle" are the controls that train no quantized student."""
     tuned = {"epochs": s.epochs, "learning_rate": s.rate}
-    thirds = (s.epochs // 5, 3 * s.epochs // 10)
-    phases = {"self_study": thirds[0], "co_study": thirds[1], "tutoring": s.epochs - sum(thirds)}
+    third = max(1, s.epochs // 4)
+    phases = {"self_study": third, "co_study": max(1, s.epochs * 2 // 5), "tutoring": 0}
+    phases["tutoring"] = s.epochs - sum(phases.values())
     qkd = [{"name": name, "epochs": epochs, "learning_rate": s.rate} for name, epochs in phases.items()]
     return {
         "qat": s.fine_tuned({"name": "qat"} | tuned),
-        **{f"kd_t{t}": s.fine_tuned({"name": "distill", "temperature": float(t)} | tuned) for t in (1, 2, 4)},
+        **{f"kd_t{t}": s.fine_tuned({"name": "distill", "temperature": float(t)} | tuned) for t in (2, 1, 4)},
         "qkd": s.fine_tuned(*qkd),
-        "apprentice_a": s.from_scratch({"name": "apprentice", "scheme": "A"}),
-        "apprentice_b": s.from_scratch({"name": "apprentice", "scheme": "B"}),
         "apprentice_c": s.fine_tuned({"name": "apprentice", "scheme": "C"} | tuned),
         "quantized_distillation": s.fine_tuned({"name": "quantized_distillation"} | tuned),
         "quantization_points": s.fine_tuned({"name": "quantization_points"} | tuned),
         "quantization_points_alone": s.fine_tuned({"name": "quantization_points", "train": "points"} | tuned),
         "quantization_points_alternate": s.fine_tuned({"name": "quantization_points", "train": "alternate"} | tuned),
+        "apprentice_a": s.from_scratch({"name": "apprentice", "scheme": "A"}),
+        "apprentice_b": s.from_scratch({"name": "apprentice", "scheme": "B"}),
         "stat_assist": s.from_scratch({"name": "stat_assist", "float_epochs": s.float_epochs}),
     }
 
 
+def controls(s: Setting) -> Mapping[str, list[PassTable]]:
+    """Float training with the updates of all methods: at their rates, and in one cycle."""
+    tuned = {"name": "pretrain", "network": "student", "epochs": s.epochs, "learning_rate": s.rate}
+    quantize = {"name": "quantize"}  # every run must end with a quantized student; the float one is scored
+    return {
+        "float": [s.pretrain("teacher"), s.pretrain("student"), tuned, quantize],
+        "float_one_cycle": [s.pretrain("teacher"), s.pretrain("student", s.epochs), quantize],
+    }
+
+
 def main() -> None:
-    """Run all arms of the chosen setting; rows of other data in the record are lost, so run one setting a record."""
+    """Run the chosen arms, one after the other, and write the record after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar", type=Path, help="folder of CIFAR-10's parquet files")
+    parser.add_argument("--nets", nargs="+", default=["resnet8", "resnet20"], help="students on CIFAR-10")
+    parser.add_argument("--bits", nargs="+", default=["float", *FORMATS])
+    parser.add_argument("--methods", nargs="+", help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the arms")
     options = parser.parse_args()
-    settings = [cifar(options.cifar, net) for net in ("resnet8", "resnet20")] if options.cifar else [DIGITS]
-    record = "study_cifar10" if options.cifar else "study"
-    rows: list[dict[str, Any]] = []
-    for seed in SEEDS:
-        for setting in settings:
-            for bits in FORMATS:
-                for method, tables in methods(setting).items():
-                    rows.append(arm(setting, method, tables, bits, seed, options.out))
-                    path = write_record(record, rows, over_seeds=over_seeds(rows))
+    settings = [cifar(options.cifar, net) for net in options.nets] if options.cifar else [DIGITS]
+    for setting in settings:
+        for bits, method, tables in _chosen(setting, options.bits, options.methods):
+            for seed in options.seeds:
+                arm(setting, method, tables, bits, seed, options.out)
+                path = collect(options.out)
     print(path)
 
 
-def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed: int, out: Path) -> dict[str, Any]:
-    """Train one arm, or read it back, and score its integer graph."""
-    recipe = as_recipe(setting, tables, bits, seed)
-    state = train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), out / setting.student, Silent())
-    graph = freeze(state.student_to_train(), "study")
+def _chosen(s: Setting, formats: list[str], names: list[str] | None) -> Iterator[tuple[str, str, list[PassTable]]]:
+    for bits in formats:
+        for method, tables in (controls(s) if bits == "float" else methods(s)).items():
+            if names is None or method in names:
+                yield bits, method, tables
+
+
+def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed: int, out: Path) -> None:
+    """Train one arm and write its row, unless that is done; `core_seconds` leaves out what other arms had trained."""
+    row_file = out / "rows" / f"{setting.data['name']}-{setting.student}-{bits}-{method}-{seed}.json"
+    if row_file.exists():
+        return
+    started = time.process_time()
+    recipe = as_recipe(setting, tables, "W8A8" if bits == "float" else bits, seed)
+    folder = out / setting.student
+    state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
+    core_seconds = time.process_time() - started
+    scores = float_scores(state) if bits == "float" else integer_scores(state)
     updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
-    return {
+    row = {
         "data": setting.data["name"],
         "net": setting.student,
         "bits": bits,
         "method": method,
-        "epochs": sum(fact.epochs for fact in updates),
-        "float_epochs": setting.float_epochs if any(t["name"] == "quantize" for t in tables) else 0,
+        "epochs": sum(table.get("epochs", 0) for table in tables if table.get("network") != "teacher"),
         "seed": seed,
-        "val": score(graph, state.data.validation),
-        "test": score(graph, state.data.test),
-        "seconds": sum(fact.seconds for fact in updates),
+        **scores,
+        "core_seconds": core_seconds,
         "notes": [fact.note for fact in updates if fact.note],
     }
+    write_atomic(row_file, json.dumps(row) + "\n")
+    print(row, flush=True)
 
 
 def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -> Recipe:
@@ -149,26 +186,71 @@ def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -
     return parse_recipe(table, "benchmarks/study.py")
 
 
-def score(graph: QuantGraph, split: Split) -> float:
-    """Top-1 of the integer graph in percent."""
-    return 100.0 * float((run_in_batches(graph, split.codes()).argmax(axis=1) == split.labels).mean())
+def float_scores(state: TrainState) -> dict[str, float]:
+    """Top-1 of the float student in percent."""
+    splits = {"val": state.data.validation, "test": state.data.test}
+    return {name: _percent(classes_of(state.student, split.images), split) for name, split in splits.items()}
+
+
+def integer_scores(state: TrainState) -> dict[str, float]:
+    """Top-1 of the integer graph in percent, computed in exact mode; InvariantError where the two differ."""
+    student, splits = state.student_to_train(), {"val": state.data.validation, "test": state.data.test}
+    with student.running("exact"):
+        found = {name: classes_of(student, split.images) for name, split in splits.items()}
+    _check_exact(student, splits["test"], found["test"])
+    return {name: _percent(found[name], split) for name, split in splits.items()}
+
+
+def _check_exact(student: QuantStudent, split: Split, found: np.ndarray[Any, Any]) -> None:
+    classes = run_in_batches(freeze(student, "study"), split.codes()[:CHECKED]).argmax(axis=1)
+    if not np.array_equal(classes, found[:CHECKED]):
+        raise InvariantError(f"exact mode and the integer graph differ on the first {CHECKED} test images")
+
+
+def _percent(found: np.ndarray[Any, Any], split: Split) -> float:
+    return 100.0 * float((found == split.labels).mean())
+
+
+def collect(out: Path) -> Path:
+    """Write the record: every row under `out`, and rows that stood in it before."""
+    rows = [json.loads(path.read_text()) for path in sorted((out / "rows").glob("*.json"))]
+    rows = sorted(rows + kept_rows("study", rows, KEY), key=lambda row: [str(row[k]) for k in KEY])
+    return write_record("study", rows, over_seeds=over_seeds(rows))
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation of each method and format."""
+    """Mean and sample standard deviation of each method and format; differences are paired by seed."""
+    test = {tuple(row[k] for k in KEY): row["test"] for row in rows}
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault((row["data"], row["net"], row["bits"], row["method"]), []).append(row)
+        groups.setdefault(tuple(row[k] for k in KEY[:-1]), []).append(row)
     return [
         {
-            **dict(zip(("data", "net", "bits", "method"), key, strict=True)),
+            **dict(zip(KEY[:-1], key, strict=True)),
             "seeds": len(found),
-            **{f"{split}_mean": mean(row[split] for row in found) for split in ("val", "test")},
-            "test_sd": stdev(row["test"] for row in found) if len(found) > 1 else None,
-            "seconds_mean": mean(row["seconds"] for row in found),
+            **_spread("val", [row["val"] for row in found]),
+            **_spread("test", [row["test"] for row in found]),
+            **_spread("over_qat", _differences(test, found, (key[2], "qat"))),
+            **_spread("over_float", _differences(test, found, ("float", "float"))),
+            "core_seconds": median(row["core_seconds"] for row in found),
         }
         for key, found in groups.items()
     ]
+
+
+def _differences(
+    test: Mapping[tuple[Any, ...], float], rows: list[dict[str, Any]], other: tuple[str, str]
+) -> list[float]:
+    """Of test scores to those of another format and method at the same seed, where there are such."""
+    pairs = ((row["test"], test.get((row["data"], row["net"], *other, row["seed"]))) for row in rows)
+    return [own - control for own, control in pairs if control is not None]
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float | None]:
+    return {
+        f"{name}_mean": mean(values) if values else None,
+        f"{name}_sd": stdev(values) if len(values) > 1 else None,
+    }
 
 
 if __name__ == "__main__":
