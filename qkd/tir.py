@@ -114,9 +114,9 @@ def evaluate(value: Expr) -> None:
     T.evaluate(value.node)
 
 
-def opaque(value: int) -> Expr:
-    """A number that LLVM does not know: hides the trip count of a loop."""
-    return call("int32", "qkd_opaque", constant(value))
+def opaque(value: Operand) -> Expr:
+    """An int32 of which LLVM knows nothing: hides the trip count of a loop, or how an index was computed."""
+    return call("int32", "qkd_opaque", same_type(value, "int32"))
 
 
 def nounroll() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import chain
 
-from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, Op, QuantGraph
+from qkd.graph import Add, AveragePool2d, Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.target import Target
 from qkd.targets.kernels import (
@@ -19,7 +19,7 @@ from qkd.targets.kernels.armv7e_m_candidate import cheapest_first
 def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     """Every kernel that is proved safe for an operator, the one with the fewest estimated cycles first."""
     match op:
-        case Conv2d():
+        case Conv2d() | Conv2dAdd():
             products, lookups = armv7e_m_convolution.candidates(graph, op), armv7e_m_lookup.candidates(graph, op)
             return cheapest_first(chain(products, lookups))
         case FullyConnected():

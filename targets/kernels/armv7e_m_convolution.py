@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import Conv2d, FullyConnected, QuantGraph
+from qkd.graph import Conv2d, Conv2dAdd, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, Columns, Rows, rolled
 from qkd.targets.kernels.armv7e_m_candidate import Candidate
 from qkd.targets.kernels.armv7e_m_cost import smlad_cycles
+from qkd.targets.kernels.armv7e_m_elementwise import addend_of
 from qkd.targets.kernels.armv7e_m_gemm import Product, Tile, tile_start
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
 from qkd.targets.kernels.bounds import fits_int32
@@ -25,7 +26,7 @@ TILES = ((2, 2), (1, 4), (2, 1), (1, 1))
 QUADS = (1, 2, 3, 4, 6)
 """Quads of input channels per turn of the inner loop."""
 
-Matrix = Conv2d | FullyConnected
+Matrix = Conv2d | Conv2dAdd | FullyConnected
 
 
 def padded_rows(codes: NDArray[np.int64], activations: Rows | Columns) -> NDArray[np.int64]:
@@ -66,6 +67,12 @@ class Plan:
         height, width = self.window.kernel
         return Product(self.tile, self.weights, height, width * a.pixel_quads, self.window.stride[1] * a.pixel_words)
 
+    def tiles_are_apart(self, channels: int) -> bool:
+        """Whether no tile overlaps another, so that each element is computed once."""
+        w, tile = self.window, self.tile
+        across = w.out_height * w.out_width if isinstance(self.activations, Columns) else w.out_width
+        return across % tile.pixels == 0 and channels % tile.channels == 0
+
     def segment_start(self, words: Pointer, column: Expr) -> Callable[[Operand], Expr]:
         """Where segments start in the scratch; `column` is the output column of a tile of `Rows`, else unused."""
         a = self.activations
@@ -77,14 +84,14 @@ class Plan:
 
 def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel:
     """Write the kernel of a plan."""
-    output = graph.values[op.output]
     weight = graph.values[op.weight].codes
     shaped = weight if weight.ndim == 4 else weight[:, None, None, :]
     channels = len(weight)
     packed = plan.weights.pack(padded_rows(shaped, plan.activations), plan.tile.channels)
     product, tile = plan.product, plan.tile
 
-    def body(x: Pointer, packed_: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
+    def body(x: Pointer, *pointers: Pointer) -> None:
+        addend, (packed_, table, y, scratch) = addend_of(op, pointers, opaque)
         words = scratch.view("int32")
         mask, acc = let(opaque(plan.weights.mask)), array("int32", tile.pixels * tile.channels)
         with _pixel_tiles(plan, x, scratch, words) as (pixel, column):
@@ -95,13 +102,18 @@ def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel
                     acc[i] = corrections[i // tile.channels]
                 product.accumulate(acc, words, start, packed_, let(number * packed.shape[1]), mask)
                 channel = tile_start(number, tile.channels, channels)
-                for j, i in np.ndindex(tile.channels, tile.pixels):
-                    total = acc[i * tile.channels + j]
-                    code = finish(total, op.epilogue, table, channel + j, plan.weights.scale_bits)
-                    y[(pixel + i) * channels + (channel + j)] = cast(code, output.dtype)
+                for j in range(tile.channels):
+                    totals = [acc[i * tile.channels + j] for i in range(tile.pixels)]
+                    codes = [finish(t, op.epilogue, table, channel + j, plan.weights.scale_bits) for t in totals]
+                    places = [(pixel + i) * channels + (channel + j) for i in range(tile.pixels)]
+                    if addend is not None:
+                        codes = [addend.add_to(code, at) for code, at in zip(codes, places, strict=True)]
+                    for code, at in zip(codes, places, strict=True):
+                        y[at] = cast(code, y.dtype)
 
+    in_place = isinstance(op, Conv2dAdd) and plan.tiles_are_apart(channels)
     return make_kernel(graph, op, body, (packed, channel_table(op.epilogue)), 4 * plan.activations.scratch_words,
-                       variant=plan.variant, why=why, prelude=PRELUDE + product.prelude)  # fmt: skip
+                       in_place, variant=plan.variant, why=why, prelude=PRELUDE + product.prelude)  # fmt: skip
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Residual add and average pool for the DSP extension."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from qkd.graph import Add, AveragePool2d, QuantGraph
+from qkd.fixed_point import AddRescale
+from qkd.graph import Add, AveragePool2d, Conv2dAdd, Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, load_word, rolled
 from qkd.targets.kernels.bounds import largest_code
-from qkd.targets.kernels.epilogue import align
+from qkd.targets.kernels.epilogue import align, split_addend
 from qkd.targets.kernels.generic import make_kernel, window_of
 from qkd.tir import Expr, Operand, Pointer, Register, cast, clamp, constant, intrinsic, let, mulhi, widen
 
@@ -21,6 +23,36 @@ def saturate(value: Expr, shift: int, qmin: int, qmax: int) -> Expr:
         if (qmin, qmax) == (low, low + (1 << bits) - 1):
             return intrinsic("int32", f"llvm.arm.{name}", shifted, constant(bits))
     return clamp(shifted, qmin, qmax)
+
+
+@dataclass(frozen=True, eq=False)
+class Addend:
+    """What a fused kernel adds to its codes."""
+
+    codes: Pointer
+    rescale: AddRescale
+    factors: tuple[Expr, Expr, Expr]
+    """Both multipliers and the offset."""
+
+    def add_to(self, code: Expr, at: Operand) -> Expr:
+        """Add to the code of element `at`, before any later store: that could be to the same memory."""
+        multiplier_a, multiplier_b, offset = self.factors
+        total = widen(self.codes[at]) * multiplier_b + (code * multiplier_a + offset)
+        return let(saturate(total, self.rescale.shift, self.rescale.qmin, self.rescale.qmax))
+
+
+def addend_of(
+    op: Op, pointers: Sequence[Pointer], number: Callable[[int], Expr] = constant
+) -> tuple[Addend | None, Sequence[Pointer]]:
+    """The addend of a `Conv2dAdd`, None for others, and the pointers behind it.
+
+    With `opaque` as `number`, before the loops, a factor is one load from the stack; else it is two instructions.
+    """
+    addend, rest = split_addend(op, pointers)
+    if addend is None or not isinstance(op, Conv2dAdd):
+        return None, rest
+    p = op.rescale
+    return Addend(addend, p, (let(number(p.multiplier_a)), let(number(p.multiplier_b)), let(number(p.offset)))), rest
 
 
 def add_kernel(graph: QuantGraph, op: Add) -> Kernel:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import Conv2d, QuantGraph, Value
+from qkd.graph import Conv2d, Conv2dAdd, QuantGraph, Value
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_candidate import Candidate
 from qkd.targets.kernels.armv7e_m_cost import lookup_cycles
@@ -62,7 +62,7 @@ def pack_indices(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.append(little_endian.astype(np.uint8).ravel(), np.uint8(0))
 
 
-def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Candidate]:
+def candidates(graph: QuantGraph, op: Conv2d | Conv2dAdd) -> Iterator[Candidate]:
     """Lookup where weights are ternary and int16 sums are proved."""
     w, codes, entry = lane_window(window_of(graph, op)), graph.values[op.weight].codes, graph.values[op.input]
     ternary = np.abs(codes).max() <= 1 and len(codes) % TILE_CHANNELS == 0
@@ -78,7 +78,7 @@ def candidates(graph: QuantGraph, op: Conv2d) -> Iterator[Candidate]:
             yield _candidate(graph, op, plan, groups)
 
 
-def _candidate(graph: QuantGraph, op: Conv2d, plan: Lookup, groups: NDArray[np.int64]) -> Candidate:
+def _candidate(graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, groups: NDArray[np.int64]) -> Candidate:
     safe = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
 
     def make(why: str) -> Kernel:

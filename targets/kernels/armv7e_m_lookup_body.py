@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import Conv2d, QuantGraph
+from qkd.graph import Conv2d, Conv2dAdd, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, fill_words, load_word, rolled
-from qkd.targets.kernels.armv7e_m_elementwise import saturate
+from qkd.targets.kernels.armv7e_m_elementwise import Addend, addend_of, saturate
 from qkd.targets.kernels.armv7e_m_lookup_geometry import (
     ENTRIES,
     ENTRIES_PER_FRACTION,
@@ -22,26 +22,32 @@ from qkd.targets.kernels.generic import make_kernel
 from qkd.tir import Expr, Pointer, branch, call, cast, constant, evaluate, intrinsic, let, minimum, mulhi, when, widen
 
 
-def lookup_kernel(graph: QuantGraph, op: Conv2d, plan: Lookup, packed: NDArray[np.uint8], why: str) -> Kernel:
+def lookup_kernel(
+    graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, packed: NDArray[np.uint8], why: str
+) -> Kernel:  # fmt: skip
     """Write the kernel of a plan."""
 
-    def body(x: Pointer, fractions: Pointer, table: Pointer, y: Pointer, scratch: Pointer) -> None:
-        writer = _Writer(graph, op, plan, x, fractions, table, y, scratch)
+    def body(x: Pointer, *pointers: Pointer) -> None:
+        addend, (fractions, table, y, scratch) = addend_of(op, pointers)
+        writer = _Writer(graph, op, plan, x, fractions, table, y, scratch, addend)
         writer.write()
 
     inner_loop = lookup_ir(4 * TABLE_WORDS, plan.run // plan.chunks, plan.wide)
     constants = (packed, channel_table(op.epilogue))
-    return make_kernel(
-        graph, op, body, constants, plan.scratch_bytes, variant=plan.variant, why=why, prelude=PRELUDE + inner_loop
-    )
+    out_pixels = graph.values[op.output].elements // plan.out_channels
+    in_place = isinstance(op, Conv2dAdd) and out_pixels % plan.window.out_width == 0  # else short rows overlap
+    return make_kernel(graph, op, body, constants, plan.scratch_bytes, in_place, variant=plan.variant, why=why,
+                       prelude=PRELUDE + inner_loop)  # fmt: skip
 
 
 class _Writer:
     """Records the kernel; holds what every part of it needs."""
 
-    def __init__(self, graph: QuantGraph, op: Conv2d, plan: Lookup, x: Pointer, fractions: Pointer, table: Pointer,
-                 y: Pointer, scratch: Pointer) -> None:  # fmt: skip
-        self.entry, self.rq = graph.values[op.input], op.epilogue
+    def __init__(
+        self, graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, x: Pointer, fractions: Pointer, table: Pointer,
+        y: Pointer, scratch: Pointer, addend: Addend | None,
+    ) -> None:  # fmt: skip
+        self.entry, self.rq, self.addend = graph.values[op.input], op.epilogue, addend
         self.pixels = self.entry.elements // plan.window.channels
         self.out_pixels = graph.values[op.output].elements // plan.out_channels
         self.plan, self.window = plan, plan.window
@@ -147,14 +153,17 @@ class _Writer:
                 multiplier, offset = (let(self.table[(tile * TILE_CHANNELS + channel) * 2 + i]) for i in range(2))
                 for lane in range(LANES):
                     scaled = mulhi(align(self._sum(at, channel, lane), self.rq.pre_shift), multiplier) + offset
-                    code = cast(saturate(scaled, self.rq.shift, self.rq.qmin, self.rq.qmax), "int8")
+                    code = saturate(scaled, self.rq.shift, self.rq.qmin, self.rq.qmax)
                     target = place + (lane * plan.lane_columns * plan.out_channels + channel)
                     missing = plan.lane_columns * (lane + 1) - w.out_width
                     if missing <= 0:
-                        self.y[target] = code
+                        self._store(target, code)
                     elif missing < plan.lane_columns:
                         with when(column < plan.lane_columns - missing):
-                            self.y[target] = code
+                            self._store(target, code)
+
+    def _store(self, at: Expr, code: Expr) -> None:
+        self.y[at] = cast(code if self.addend is None else self.addend.add_to(code, at), "int8")
 
     def _sum(self, at: Expr, channel: int, lane: int) -> Expr:
         if self.plan.wide:
