@@ -52,7 +52,7 @@ def pretrain(state: TrainState, options: Pretrain) -> TrainState:
 
     network = copy.deepcopy(state.teacher if options.network == "teacher" else state.student)
     initialise = getattr(network, "initialise", None)
-    if callable(initialise):  # a network whose first weights depend on the data
+    if callable(initialise) and options.network not in state.trained:  # its first weights depend on the data
         initialise(image_batch(state.data.train.images[:2000]))
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ from qkd.progress import Reporter
 from qkd.proving import ProofTask, prove
 from qkd.recipe import BudgetSpec, Recipe, VerifySpec, load_recipe
 from qkd.results import BufferFact, DeviceResult, FormatResult, RunResult, layer_facts
-from qkd.run_folder import graph_path, model_name, read_run_recipe, write_run_recipe
+from qkd.run_folder import graph_path, model_name, read_run_recipe, weights_path, write_run_recipe
 from qkd.student import calibrate, image_batch
 from qkd.target import Target
 from qkd.targets import load_target
@@ -44,7 +44,8 @@ from qkd.targets.kernels.fusing import adds_that_pay
 from qkd.targets.runners import open_runner
 from qkd.targets.shared_library import shared_library_bytes
 from qkd.targets.toolchain import install_hint, missing_tools
-from qkd.training_run import check_passes, initial_state, train, untrained_student
+from qkd.training_run import check_passes, initial_state, shared_data, train, trained_networks, untrained_student
+from qkd.weights_file import save_weights
 
 CALIBRATION_IMAGES = 64
 """Enough for the untrained graph, of which only the shapes matter."""
@@ -141,12 +142,11 @@ def compile_recipe(
     """
     recipe = load_recipe(path, changes)
     folder = out or Path("runs") / recipe.name
-    parallel.start()
+    data = shared_data(recipe, folder)
     if parallel.rank() > 0:  # under torchrun; what follows training is the first rank's
         for bits in recipe.bits:
-            train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter)
+            train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter, data)
         raise SystemExit(0)
-    data = load_data(recipe.data, folder / "data")
     for line in check_recipe(recipe, data):
         reporter.say(line)
     write_run_recipe(folder, recipe)
@@ -172,10 +172,12 @@ def compile_recipe(
 
 def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, reporter: Reporter) -> FormatResult:
     """Train, freeze, and prove one bit format on every device of the recipe."""
-    state = train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter)
+    state = train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), folder, reporter, data)
     student = state.student_to_train()
     graph = freeze(student, model_name(recipe.name, bits))
     save_graph(graph, graph_path(folder, bits))
+    for name, network in (("teacher", state.teacher), ("student", state.student)):
+        save_weights(network, weights_path(folder, bits, name))
     scores = evaluate(state.student, student, graph, data.test, reporter)
     return FormatResult(
         bits=bits,
@@ -230,7 +232,7 @@ def check_recipe(recipe: Recipe, data: Dataset) -> list[str]:
 
     The untrained student goes through freeze and the memory plan, since both depend on shapes only.
     """
-    check_passes(build_train_passes(recipe.passes))
+    check_passes(build_train_passes(recipe.passes), trained_networks(recipe))
     targets = [load_target(name) for name in recipe.devices]
     for bits in recipe.bits:
         initial_state(recipe, data, Bits.parse(bits))

@@ -142,7 +142,7 @@ class SpeedyNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W)."""
-        # not amax: compiled in bfloat16, its gradient divides by the number of elements equal to the maximum, which is 0
+        # not amax: in bfloat16, compiled, its gradient divides by the number of elements that are the maximum: none
         features = adaptive_max_pool2d(self.stages(gelu(self.whiten(x))), 1).flatten(1)
         return self.classifier(features) * self.logit_scale  # type: ignore[no-any-return]
 

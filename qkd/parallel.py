@@ -9,6 +9,7 @@ order of float sums. Checkpoints and logs are written by the first rank only. Wi
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,13 +17,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from qkd.accelerator import CPU
 from qkd.errors import RecipeError
 
+PATIENCE = timedelta(days=7)
+"""How long a rank waits for the others: the first one proves a format while the rest wait for the next to begin.
+A rank that fails is no reason to wait: torchrun ends the others, and gloo notices a closed connection."""
 
-def start() -> None:
-    """Join the other ranks, if torchrun started this process: over gloo, as networks and data are in main memory."""
+
+def start(device: torch.device = CPU) -> None:
+    """Join the other ranks, if torchrun started this process: over gloo in main memory, nccl between CUDA devices."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group("gloo")
+        backends = "gloo" if device == CPU else "cpu:gloo,cuda:nccl"  # the loss's mean stays in main memory
+        dist.init_process_group(backends, timeout=PATIENCE)
+
+
+def threads_for_each() -> int:
+    """The cores of this machine, shared among the processes that torchrun started on it."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def world_size() -> int:

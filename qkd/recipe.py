@@ -34,6 +34,8 @@ class ModelSpec(_Strict):
 
     model: str
     options: dict[str, int | float] = Field(default_factory=dict)
+    weights: str | None = None
+    """File of trained weights, relative to the recipe or absolute; a network that has them needs no pretrain pass."""
 
 
 class QuantizerSpec(_Strict):
@@ -58,6 +60,8 @@ class TrainSpec(_Strict):
     """Fuse each network with torch.compile: costs up to a minute a pass, saves a third of a quantized step."""
     threads: Annotated[int, Field(ge=0)] = 0
     """0: all cores. Results repeat bit for bit only with the same number."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """"auto" trains on a CUDA device where torch finds one; results repeat bit for bit only on the same kind."""
     quantizer: QuantizerSpec = QuantizerSpec()
 
 
@@ -114,11 +118,17 @@ def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path} is not a readable TOML file: {error}") from error
     for change in changes:
         _apply(table, change)
-    recipe = parse_recipe(table, str(path))
-    if recipe.data.path is not None and not Path(recipe.data.path).is_absolute():
-        absolute = str((path.parent / recipe.data.path).resolve())
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": absolute})})
-    return recipe
+    return _with_absolute_paths(parse_recipe(table, str(path)), path.parent)
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its files found from anywhere; they stand relative to `folder`."""
+    changed: dict[str, BaseModel] = {}
+    for name, key in (("data", "path"), ("teacher", "weights"), ("student", "weights")):
+        part = getattr(recipe, name)
+        if getattr(part, key) is not None:
+            changed[name] = part.model_copy(update={key: str((folder / getattr(part, key)).resolve())})
+    return recipe.model_copy(update=changed)
 
 
 def parse_recipe(table: dict[str, Any], source: str) -> Recipe:

@@ -22,6 +22,11 @@ def graph_path(folder: Path, bits: str) -> Path:
     return folder / bits.lower() / "graph.safetensors"
 
 
+def weights_path(folder: Path, bits: str, network: str) -> Path:
+    """Where a run keeps the float "teacher" and "student" that a format was trained with."""
+    return folder / bits.lower() / f"{network}.safetensors"
+
+
 def write_run_recipe(folder: Path, recipe: Recipe) -> None:
     """Keep the resolved recipe with the run."""
     write_atomic(folder / RECIPE, recipe.model_dump_json(indent=1) + "\n")

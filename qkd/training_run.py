@@ -7,8 +7,7 @@ it with its options; the bits count only from the first pass that reads them, so
 import ctypes
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,22 +17,33 @@ import torch
 from torch import nn
 
 from qkd import __version__, parallel
+from qkd.accelerator import make_deterministic, training_device
 from qkd.bits import Bits
 from qkd.checkpoint import load_result, save_result
 from qkd.datasets import Dataset, load_data
 from qkd.errors import RecipeError
 from qkd.models import build_model
-from qkd.pipeline import Pass, check_order, run_passes
+from qkd.pipeline import Invariant, Pass, check_order, run_passes
 from qkd.progress import Reporter, Silent
-from qkd.recipe import Recipe, TrainSpec
-from qkd.state import Session, TrainState, derived_seed, student_is_quantized
+from qkd.recipe import ModelSpec, Recipe, TrainSpec
+from qkd.state import (
+    Role,
+    Session,
+    TrainState,
+    derived_seed,
+    student_is_quantized,
+    student_is_trained,
+    teacher_is_trained,
+)
 from qkd.student import QuantStudent, prepare
+from qkd.weights_file import use_weights
 
 TrainPass: TypeAlias = Pass[TrainState]
 
 
 def train(
-    recipe: Recipe, passes: Sequence[TrainPass], bits: Bits, folder: Path, reporter: Reporter
+    recipe: Recipe, passes: Sequence[TrainPass], bits: Bits, folder: Path, reporter: Reporter,
+    data: Dataset | None = None,
 ) -> TrainState:  # fmt: skip
     """Run the passes for one format, from wherever an earlier run in `folder` stopped.
 
@@ -47,21 +57,23 @@ def train(
     folder : Path
         Holds `passes/`, with checkpoints and results, and `data/`, the decoded images.
     reporter : Reporter
+    data : Dataset or None
+        The recipe's, where the caller has loaded it already (with `shared_data`).
 
     Returns
     -------
     TrainState
         With the trained `quantized` student, the float `student` it started from, and the history.
     """
-    check_passes(passes)
-    parallel.start()
+    check_passes(passes, trained_networks(recipe))
+    device = training_device(recipe.train)
+    make_deterministic(device)
+    parallel.start(device)
     if parallel.rank() > 0:
         reporter = Silent()
-    torch.set_num_threads(recipe.train.threads or os.cpu_count() or 1)
+    torch.set_num_threads(recipe.train.threads or parallel.threads_for_each())
     keep_freed_memory()
-    with parallel.first_rank_first():
-        data = load_data(recipe.data, folder / "data")
-    state = initial_state(recipe, data, bits)
+    state = initial_state(recipe, shared_data(recipe, folder) if data is None else data, bits)
     folders = tuple(folder / "passes" / key for key in pass_keys(state, passes))
     state = replace(state, session=Session(folders, reporter))
 
@@ -76,9 +88,23 @@ def train(
     return run_passes(passes, state, observe=(keep,))
 
 
-def check_passes(passes: Sequence[TrainPass]) -> None:
-    """Prove the order and that a quantized student comes out, or raise RecipeError."""
-    check_order(passes)
+def shared_data(recipe: Recipe, folder: Path) -> Dataset:
+    """The recipe's data; under torchrun the first rank decodes it, the others find it decoded: call it on all ranks."""
+    parallel.start(training_device(recipe.train))
+    with parallel.first_rank_first():
+        return load_data(recipe.data, folder / "data")
+
+
+def trained_networks(recipe: Recipe) -> frozenset[Role]:
+    """The networks that the recipe has trained weights for."""
+    given: dict[Role, ModelSpec] = {"teacher": recipe.teacher, "student": recipe.student}
+    return frozenset(role for role, spec in given.items() if spec.weights is not None)
+
+
+def check_passes(passes: Sequence[TrainPass], trained: Container[Role] = ()) -> None:
+    """Prove the order and that a quantized student comes out, or raise RecipeError; `trained` networks are so now."""
+    rules: dict[Role, Invariant[TrainState]] = {"teacher": teacher_is_trained, "student": student_is_trained}
+    check_order(passes, [rule for role, rule in rules.items() if role in trained])
     if not any(student_is_quantized in step.ensures for step in passes):
         names = ", ".join(step.name for step in passes)
         raise RecipeError(f'no pass quantizes the student (passes: {names}); add a table with name = "quantize"')
@@ -89,8 +115,11 @@ def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:
     seed, shape = recipe.train.seed, data.input_shape
     teacher = build_model(recipe.teacher, data.classes, shape, derived_seed(seed, "teacher"))
     student = build_model(recipe.student, data.classes, shape, derived_seed(seed, "student"))
+    for network, spec in ((teacher, recipe.teacher), (student, recipe.student)):
+        if spec.weights is not None:
+            use_weights(network, Path(spec.weights))
     prepare(student, bits, shape, recipe.train.quantizer)  # whether it can be quantized is known before the first epoch
-    return TrainState(data, recipe.train, bits, teacher, student)
+    return TrainState(data, recipe.train, bits, teacher, student, trained=trained_networks(recipe))
 
 
 def untrained_student(recipe: Recipe, classes: int, input_shape: tuple[int, int, int], bits: Bits) -> QuantStudent:
@@ -117,8 +146,10 @@ def pass_keys(state: TrainState, passes: Sequence[TrainPass]) -> tuple[str, ...]
 
 def shared_settings(settings: TrainSpec) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """What every pass depends on, and what only passes with a quantized student do, as far as it was changed."""
+    shared = settings.model_dump(exclude={"quantizer", "device"})
+    device = training_device(settings).type
     rounding = settings.quantizer.model_dump(exclude_defaults=True)
-    return settings.model_dump(exclude={"quantizer"}), (rounding,) if rounding else ()
+    return shared if device == "cpu" else shared | {"device": device}, (rounding,) if rounding else ()
 
 
 def network_sha256(network: nn.Module) -> str:
