@@ -2,15 +2,16 @@
 
 `python -m benchmarks.study` trains on scikit-learn's digits, `--cifar FOLDER` on a CIFAR-10 in parquet files, which
 takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`.
-Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. Scores are
-the integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
+Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. On CIFAR-10
+all arms start from one float teacher and student, so its spread is that of the quantized training alone. Scores are the
+integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -31,6 +32,7 @@ from qkd.reference import run_in_batches
 from qkd.state import TrainState
 from qkd.student import QuantStudent
 from qkd.training_run import train
+from qkd.weights_file import save_weights
 
 FORMATS = ("ternary-A8", "W2A2", "W4A4", "W4A8")
 SEEDS = (0, 1, 2)
@@ -45,7 +47,7 @@ class Setting:
     """A data set, a student, and the epochs and rates that all methods share there."""
 
     data: dict[str, Any]
-    student: str
+    student: dict[str, Any]
     teacher: dict[str, Any]
     teacher_epochs: int
     float_epochs: int
@@ -56,26 +58,38 @@ class Setting:
     float_rate: float
     rate: float
 
-    def pretrain(self, network: str, more_epochs: int = 0) -> PassTable:
-        """Float training of the teacher or the student."""
-        epochs = self.teacher_epochs if network == "teacher" else self.float_epochs + more_epochs
-        return {"name": "pretrain", "network": network, "epochs": epochs, "learning_rate": self.float_rate}
+    @property
+    def net(self) -> str:
+        """The student's name."""
+        return str(self.student["model"])
+
+    def pretrain(self, network: str) -> list[PassTable]:
+        """Float training of the teacher or the student, where it does not come with weights."""
+        given = self.teacher if network == "teacher" else self.student
+        epochs = self.teacher_epochs if network == "teacher" else self.float_epochs
+        table = {"name": "pretrain", "network": network, "epochs": epochs, "learning_rate": self.float_rate}
+        return [] if "weights" in given else [table]
+
+    def start(self) -> list[PassTable]:
+        """Both networks trained in float."""
+        return self.pretrain("teacher") + self.pretrain("student")
 
     def fine_tuned(self, *steps: PassTable) -> list[PassTable]:
         """Both networks trained in float, the student quantized, then `steps`."""
-        return [self.pretrain("teacher"), self.pretrain("student"), {"name": "quantize"}, *steps, RE_ESTIMATE]
+        return [*self.start(), QUANTIZE, *steps, RE_ESTIMATE]
 
     def from_scratch(self, step: PassTable) -> list[PassTable]:
         """A step that makes its own quantized student; it gets the float epochs too, so updates are equal."""
         total = {"epochs": self.float_epochs + self.epochs, "learning_rate": self.float_rate}
-        return [self.pretrain("teacher"), step | total, RE_ESTIMATE]
+        return [*self.pretrain("teacher"), step | total, RE_ESTIMATE]
 
 
+QUANTIZE: PassTable = {"name": "quantize"}
 RE_ESTIMATE: PassTable = {"name": "re_estimate_batch_norm"}
 
 DIGITS = Setting(
     data={"name": "digits", "validation": 300, "crop_padding": 1},
-    student="digits_student", teacher={"model": "digits_teacher"},
+    student={"model": "digits_student"}, teacher={"model": "digits_teacher"},
     teacher_epochs=10, float_epochs=20, epochs=20,
     train={"batch_size": 64, "threads": 1}, float_rate=0.1, rate=0.03,
 )  # fmt: skip
@@ -85,15 +99,15 @@ def cifar(folder: Path, student: str) -> Setting:
     """CIFAR-10 at the length that hours of two cores allow."""
     return Setting(
         data={"name": "cifar10", "path": str(folder.resolve()), "validation": 5000, "crop_padding": 2, "flip": True},
-        student=student, teacher={"model": "speedy_net"},
-        teacher_epochs=6, float_epochs=12, epochs=3,
+        student={"model": student}, teacher={"model": "speedy_net"},
+        teacher_epochs=6, float_epochs=44, epochs=3,
         train={"batch_size": 64, "weight_decay": 1e-4, "mixed_precision": True, "compile": True, "threads": 1},
         float_rate=0.2, rate=0.02,
     )  # fmt: skip
 
 
 def methods(s: Setting) -> Mapping[str, list[PassTable]]:
-    """Every method's passes; "float" and "float_one_cycle" are the controls that train no quantized student."""
+    """Every method's passes."""
     tuned = {"epochs": s.epochs, "learning_rate": s.rate}
     third = max(1, s.epochs // 4)
     phases = {"self_study": third, "co_study": max(1, s.epochs * 2 // 5), "tutoring": 0}
@@ -114,14 +128,22 @@ def methods(s: Setting) -> Mapping[str, list[PassTable]]:
     }
 
 
-def controls(s: Setting) -> Mapping[str, list[PassTable]]:
-    """Float training with the updates of all methods: at their rates, and in one cycle."""
+def control(s: Setting) -> list[PassTable]:
+    """Float training with the updates and rates of all methods; its quantized student is not looked at."""
     tuned = {"name": "pretrain", "network": "student", "epochs": s.epochs, "learning_rate": s.rate}
-    quantize = {"name": "quantize"}  # every run must end with a quantized student; the float one is scored
-    return {
-        "float": [s.pretrain("teacher"), s.pretrain("student"), tuned, quantize],
-        "float_one_cycle": [s.pretrain("teacher"), s.pretrain("student", s.epochs), quantize],
-    }
+    return [*s.start(), tuned, QUANTIZE]
+
+
+def with_weights(s: Setting, out: Path) -> Setting:
+    """The setting with one float teacher and student, trained with the first seed, for all arms."""
+    files = {name: out / s.net / f"{name}.safetensors" for name in ("teacher", "student")}
+    if not all(path.exists() for path in files.values()):
+        recipe = as_recipe(s, [*s.start(), QUANTIZE], "W8A8", SEEDS[0])
+        state = train(recipe, build_train_passes(recipe.passes), Bits.parse("W8A8"), out / s.net, Silent())
+        for network, path in ((state.teacher, files["teacher"]), (state.student, files["student"])):
+            save_weights(network, path)
+    specs = {name: getattr(s, name) | {"weights": str(path.resolve())} for name, path in files.items()}
+    return replace(s, **specs)
 
 
 def main() -> None:
@@ -134,8 +156,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the arms")
     options = parser.parse_args()
-    settings = [cifar(options.cifar, net) for net in options.nets] if options.cifar else [DIGITS]
-    for setting in settings:
+    cifars = (with_weights(cifar(options.cifar, net), options.out) for net in options.nets)
+    for setting in cifars if options.cifar else [DIGITS]:
         for bits, method, tables in _chosen(setting, options.bits, options.methods):
             for seed in options.seeds:
                 arm(setting, method, tables, bits, seed, options.out)
@@ -145,29 +167,33 @@ def main() -> None:
 
 def _chosen(s: Setting, formats: list[str], names: list[str] | None) -> Iterator[tuple[str, str, list[PassTable]]]:
     for bits in formats:
-        for method, tables in (controls(s) if bits == "float" else methods(s)).items():
+        for method, tables in ({"float": control(s)} if bits == "float" else methods(s)).items():
             if names is None or method in names:
                 yield bits, method, tables
 
 
 def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed: int, out: Path) -> None:
     """Train one arm and write its row, unless that is done; `core_seconds` leaves out what other arms had trained."""
-    row_file = out / "rows" / f"{setting.data['name']}-{setting.student}-{bits}-{method}-{seed}.json"
+    row_file = out / "rows" / f"{setting.data['name']}-{setting.net}-{bits}-{method}-{seed}.json"
     if row_file.exists():
         return
     started = time.process_time()
+    fine_tuned = QUANTIZE in tables
+    if not fine_tuned:
+        setting = replace(setting, student={"model": setting.net})
     recipe = as_recipe(setting, tables, "W8A8" if bits == "float" else bits, seed)
-    folder = out / setting.student
+    folder = out / setting.net
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
     core_seconds = time.process_time() - started
     scores = float_scores(state) if bits == "float" else integer_scores(state)
     updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
     row = {
         "data": setting.data["name"],
-        "net": setting.student,
+        "net": setting.net,
         "bits": bits,
         "method": method,
-        "epochs": sum(table.get("epochs", 0) for table in tables if table.get("network") != "teacher"),
+        "epochs": sum(table.get("epochs", 0) for table in tables if table not in setting.start()),
+        "float_epochs": setting.float_epochs if fine_tuned else 0,
         "seed": seed,
         **scores,
         "core_seconds": core_seconds,
@@ -181,7 +207,7 @@ def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -
     """The recipe of one arm."""
     table = {
         "name": "study", "bits": [bits], "devices": ["host"], "data": setting.data, "teacher": setting.teacher,
-        "student": {"model": setting.student}, "train": setting.train | {"seed": seed}, "passes": tables,
+        "student": setting.student, "train": setting.train | {"seed": seed}, "passes": tables,
     }  # fmt: skip
     return parse_recipe(table, "benchmarks/study.py")
 
