@@ -4,20 +4,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from qkd.accelerator import CPU
 from qkd.datasets import Dataset
 from qkd.student import image_batch
 
 
 class Views:
-    """The training images of a data set, ready to be cropped and mirrored."""
+    """The training images of a data set, in the device's memory, ready to be cropped and mirrored."""
 
-    def __init__(self, data: Dataset) -> None:
+    def __init__(self, data: Dataset, device: torch.device = CPU) -> None:
         self.size = data.train.images.shape[1:3]
         self.border = data.crop_padding
         self.flip = data.flip
         images_NCHW = torch.from_numpy(data.train.images).permute(0, 3, 1, 2)
         padded = pad(images_NCHW, [self.border] * 4, mode="reflect") if self.border else images_NCHW
-        self.padded_NHWC = padded.permute(0, 2, 3, 1).contiguous()
+        self.padded_NHWC = padded.permute(0, 2, 3, 1).contiguous().to(device)
 
     def batch(self, index_N: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Tensor:
         """One random view of each image at `index_N`, as a float batch (N, C, H, W), channels last.
@@ -31,5 +32,5 @@ class Views:
         rows = top[:, None] + torch.arange(height)
         columns = torch.arange(width).expand(len(index_N), -1)
         columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
-        index_N, rows, columns = index_N[part], rows[part], columns[part]
+        index_N, rows, columns = (index[part].to(self.padded_NHWC.device) for index in (index_N, rows, columns))
         return image_batch(self.padded_NHWC[index_N[:, None, None], rows[:, :, None], columns[:, None, :]])

@@ -36,7 +36,7 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
 def read_tensors(path: Path) -> dict[str, Any] | None:
     """What `write_tensors` wrote; None where there is no file."""
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
+        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         return None
     except (RuntimeError, EOFError, UnpicklingError, OSError) as error:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from qkd.accelerator import CPU
 from qkd.datasets import Split
 from qkd.graph import QuantGraph
 from qkd.progress import Advance, Reporter, Silent
@@ -44,10 +45,10 @@ def classes_of(network: nn.Module, images: NDArray[np.uint8], advance: Advance =
     """The class a network chooses for each image (N, H, W, C); it is left in the mode it was in."""
     training = network.training
     network.eval()
-    parts = []
+    parts, device = [], next((p.device for p in network.parameters()), CPU)
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        parts.append(network(image_batch(batch)).numpy().argmax(axis=1))
+        parts.append(network(image_batch(batch).to(device)).cpu().numpy().argmax(axis=1))
         advance(len(batch))
     network.train(training)
     return np.concatenate(parts)

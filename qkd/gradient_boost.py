@@ -42,8 +42,9 @@ class GradBoost:
     def noise(self, number: int, gradient: Tensor, generator: torch.Generator) -> Tensor:
         """The noise for one parameter's gradient; its statistics move on."""
         scale = self._spread(number, gradient.abs()) * FADING ** (self.steps - 1)
-        laplace = torch.empty_like(gradient).exponential_(generator=generator)  # |Laplace(0, 1)| is exponential
-        coin = torch.randint(0, 2, gradient.shape, generator=generator)
+        drawn = torch.empty_like(gradient, device="cpu")  # where the generator is; in the gradient's order of memory
+        laplace = drawn.exponential_(generator=generator).to(gradient.device)  # |Laplace(0, 1)| is exponential
+        coin = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient.device)
         return (laplace * scale * coin * gradient.sign()).clamp(-LARGEST_NOISE, LARGEST_NOISE)
 
     def _spread(self, number: int, size: Tensor) -> Tensor:
@@ -62,4 +63,6 @@ class GradBoost:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.steps = state["steps"]
-        self.seen = {number: (a, b, c, d) for number, (a, b, c, d) in state["seen"].items()}
+        for number, found in state["seen"].items():
+            a, b, c, d = (moving.to(self.parameters[number].device) for moving in found)
+            self.seen[number] = (a, b, c, d)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd import parallel
+from qkd.accelerator import training_device
 from qkd.checkpoint import read_tensors, write_tensors
 from qkd.state import TrainState
 
@@ -48,10 +49,10 @@ class TeacherLogits:
     def batch(self, images: Tensor, position: slice) -> Tensor:
         """Logits of the views at `position` in the epoch's order."""
         if self.known_NK is not None:
-            return self.known_NK[position]
+            return self.known_NK[position].to(images.device)
         logits_NK = self.respond(images)
         if self.folder is not None:
-            self.asked.append(logits_NK)
+            self.asked.append(logits_NK.cpu())
         return logits_NK
 
     def end(self, epoch: int) -> None:
@@ -67,11 +68,13 @@ class TeacherLogits:
 def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
     """Hash of all that a pass's views and the teacher's answers to them depend on."""
     data, settings = state.data, state.settings
+    device = training_device(settings).type
+    other_device = () if device == "cpu" else (device,)
     digest = hashlib.sha256(np.ascontiguousarray(data.train.images).data)
     digest.update(json.dumps([
         data.train.images.shape, data.crop_padding, data.flip, settings.seed, len(state.passes), batch_size,
         settings.mixed_precision, settings.compile, torch.get_num_threads(), torch.__version__,
-        parallel.rank(), parallel.world_size(), type(teacher).__qualname__, str(teacher),
+        parallel.rank(), parallel.world_size(), type(teacher).__qualname__, str(teacher), *other_device,
     ]).encode())  # fmt: skip
     for part in _parts(teacher):
         digest.update(part)

@@ -9,7 +9,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qkd import parallel
+from qkd.accelerator import CPU, precision, training_device
 from qkd.augment import Views
 from qkd.checkpoint import CHECKPOINT, load_weights, read_tensors, write_tensors
 from qkd.dampening import dampen, dampening_strength
@@ -25,7 +25,6 @@ from qkd.evaluation import top1
 from qkd.journal import Journal
 from qkd.optimisation import Learner, OptimiserName, make_optimiser, one_cycle, parameter_groups
 from qkd.progress import Advance
-from qkd.recipe import TrainSpec
 from qkd.results import HistoryPoint, PassFact
 from qkd.state import Role, TrainState
 from qkd.teacher_logits import TeacherLogits, kept_logits
@@ -98,10 +97,11 @@ class _Run:
         settings = state.settings
         self.batch_size = min(settings.batch_size, len(state.data.train))
         self.batches = len(state.data.train) // self.batch_size
-        self.views = Views(state.data)
+        self.device = training_device(settings)
+        self.views = Views(state.data, self.device)
         self.labels = torch.from_numpy(state.data.train.labels)
+        self.networks = [learner.network.to(self.device) for learner in job.learners.values()]
         groups = parameter_groups(job.learners, settings.weight_decay)
-        self.networks = [learner.network for learner in job.learners.values()]
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimiser = make_optimiser(job.optimiser, groups, settings)
         torch.compiler.reset()  # each pass has its own networks; graphs of the last one would count against the limit
@@ -121,7 +121,7 @@ class _Run:
             self.job.before_epoch(self.epoch)
         if self.epoch == 0:
             self._remember_best(self._validate(self.job.keep_best))
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[] if self.device == CPU else [self.device]):
             torch.manual_seed(self.state.seed("dropout", self.epoch))
             loss = self._steps(advance)
         scores = self._validate(tuple(self.job.learners))
@@ -132,9 +132,11 @@ class _Run:
         self._save()
 
     def finish(self) -> None:
-        """Put every network of `keep_best` back to where it validated best, and close the curves."""
+        """Put every network of `keep_best` back to where it validated best, all into main memory; close the curves."""
         for role, snapshot in self.best.items():
             self.job.learners[role].network.load_state_dict(snapshot.weights)
+        for network in self.networks:
+            network.to(CPU)
         if self.journal is not None:
             self.journal.close()
 
@@ -165,9 +167,10 @@ class _Run:
         return total / self.batches
 
     def _step(self, index_N: Tensor, number: int, generator: torch.Generator) -> float:
-        images, labels = self.views.batch(index_N, generator, self.part), self.labels[index_N[self.part]]
+        images = self.views.batch(index_N, generator, self.part)
+        labels = self.labels[index_N[self.part]].to(self.device)
         self.optimiser.zero_grad(set_to_none=True)
-        with _precision(self.state.settings):
+        with precision(self.state.settings, self.device):
             known = () if self.teacher is None else (self.teacher.batch(images, self._position(number)),)
             loss = self.loss(images, labels, *known)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -269,7 +272,9 @@ class _Snapshot:
 def _responses(teacher: nn.Module | None, state: TrainState, batch_size: int) -> TeacherLogits | None:
     if teacher is None:
         return None
-    return kept_logits(state, teacher, batch_size, teacher.eval())
+    logits = kept_logits(state, teacher, batch_size, teacher.eval())
+    teacher.to(training_device(state.settings))  # only now: the key of kept logits is made in main memory
+    return logits
 
 
 def _compiled(job: Job, state: TrainState) -> Loss:
@@ -280,9 +285,3 @@ def _compiled(job: Job, state: TrainState) -> Loss:
         state.session.reporter.say("train.compile needs a C++ compiler (g++); training goes on without, more slowly")
         return job.loss
     return torch.compile(job.loss, dynamic=False)
-
-
-def _precision(settings: TrainSpec) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16 where the recipe asks for it and the processor multiplies it faster than float32."""
-    able = any(has for name, has in torch.cpu.get_capabilities().items() if name in ("avx512_bf16", "amx_bf16"))
-    return torch.autocast("cpu", torch.bfloat16) if settings.mixed_precision and able else nullcontext()
