@@ -77,9 +77,15 @@ def longest_chains(rows: NDArray[np.int8], amax: int, segments: int) -> tuple[Ch
     return None
 
 
-def sum_fits_int16(rows: NDArray[np.int64], amax: int) -> bool:
-    """Prove that a whole sum of products fits int16, whatever the input: amax * sum of |w| of each channel."""
-    return amax * int(np.abs(rows).reshape(len(rows), -1).sum(axis=1).max()) <= INT16_MAX
+def sum_fits_int16(rows: NDArray[np.int64], qmin: int, qmax: int) -> bool:
+    """Prove that the sum of a channel's products fits int16 whatever the input; sums on the way to it may wrap.
+
+    `rows` holds the weights of one channel in each row, codes lie in [qmin, qmax]: the least and the largest sum take
+    for each weight the code that suits it.
+    """
+    products = np.stack([rows * qmin, rows * qmax]).reshape(2, len(rows), -1)
+    least, most = products.min(axis=0).sum(axis=1), products.max(axis=0).sum(axis=1)
+    return int(least.min()) >= -INT16_MAX - 1 and int(most.max()) <= INT16_MAX
 
 
 def largest_divisor(count: int, largest: int) -> int:

@@ -28,7 +28,7 @@ FEWEST_TAPS_BY_ELEMENT = 64  # with fewer, widening the codes costs more than it
 def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterable[Kernel]:
     """The kernel of a convolution with sixteen output channels or more, where the weights bound every sum."""
     entry, weight = graph.values[op.input], graph.values[op.weight]
-    if weight.shape[0] < LANES or not sum_fits_int16(weight.codes, max(abs(entry.qmin), abs(entry.qmax))):
+    if weight.shape[0] < LANES or not sum_fits_int16(weight.codes, entry.qmin, entry.qmax):
         return
     patches = patches_of(window_of(graph, op), entry.qparams.zero_point)
     by_element = by_element and patches.taps >= FEWEST_TAPS_BY_ELEMENT
@@ -103,7 +103,7 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan, rows: NDArray[np.int8]) -
 
     constants = (packed, block_table(op.epilogue, channel_blocks_of(blocks)))
     variant = "direct_int16_by_element" if plan.by_element else "direct_int16"
-    why = "amax * sum of |w| of every channel fits int16"
+    why = "least and largest sum of every channel fit int16"
     return build_kernel(graph, op, variant, why, body, constants, plan.scratch_bytes)
 
 

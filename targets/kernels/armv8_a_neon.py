@@ -91,6 +91,16 @@ def addp(a: Expr, b: Expr) -> Expr:
     return intrinsic(a.dtype, "llvm.aarch64.neon.addp", a, b)
 
 
+def shadd(a: Expr, b: Expr) -> Expr:
+    """SHADD: half the sum of signed lanes, rounded down; the carry is not lost."""
+    return intrinsic(a.dtype, "llvm.aarch64.neon.shadd", a, b)
+
+
+def shsub(a: Expr, b: Expr) -> Expr:
+    """SHSUB: half the difference of signed lanes, rounded down; the borrow is not lost."""
+    return intrinsic(a.dtype, "llvm.aarch64.neon.shsub", a, b)
+
+
 def sdot(acc: Expr, a: Expr, b: Expr) -> Expr:
     """SDOT: each int32 lane plus four products of int8 (Armv8.2 dot product)."""
     return intrinsic("int32x4", "llvm.aarch64.neon.sdot", acc, a, b)

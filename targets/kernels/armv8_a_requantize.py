@@ -44,13 +44,10 @@ def load_channels(table: Pointer, block: Operand, channels: int) -> Channels:
     return Channels(tuple(vectors[:half]), tuple(vectors[half:]))
 
 
-def to_codes(accs: Sequence[Expr], rq: Requantize, channels: Channels, acc_scale_bits: int = 0) -> Expr:
-    """Requantize 2 or 4 vectors of int32x4 (vector i belongs to channel vector i, modulo their number) to int8.
-
-    The accumulators carry a factor of `2**acc_scale_bits`.
-    """
+def to_codes(accs: Sequence[Expr], rq: Requantize, channels: Channels) -> Expr:
+    """Requantize 2 or 4 vectors of int32x4 (vector i belongs to channel vector i, modulo their number) to int8."""
     vectors = len(channels.multipliers)
-    scaled = [_high_word(acc, rq, channels.multipliers[i % vectors], acc_scale_bits) for i, acc in enumerate(accs)]
+    scaled = [_high_word(acc, rq, channels.multipliers[i % vectors]) for i, acc in enumerate(accs)]
     offsets = [channels.offsets[i % vectors] for i in range(len(accs))]
     return narrow(scaled, offsets, rq.shift, rq.qmin, rq.qmax)
 
@@ -78,12 +75,11 @@ def to_logits(acc: Expr, bias: BiasAdd, offset: Expr) -> Expr:
     return align(acc, bias.pre_shift) + offset
 
 
-def _high_word(acc: Expr, rq: Requantize, multiplier: Expr, acc_scale_bits: int) -> Expr:
+def _high_word(acc: Expr, rq: Requantize, multiplier: Expr) -> Expr:
     """`mulhi(acc << pre_shift, multiplier)`: SQDMULH doubles, so one bit less of shift makes it exact.
 
     It saturates only where both operands are -2**31, which a multiplier never is.
     """
-    shift = rq.pre_shift - acc_scale_bits
-    if shift >= 1:
-        return sqdmulh(acc << shift - 1, multiplier)
-    return mulhi(align(acc, shift), multiplier)
+    if rq.pre_shift >= 1:
+        return sqdmulh(acc << rq.pre_shift - 1, multiplier)
+    return mulhi(align(acc, rq.pre_shift), multiplier)

@@ -2,7 +2,7 @@
 
 16 products in place of 36 for four outputs. Rows of tiles go through three steps: the input transform in int8, sixteen
 channels a vector; products of 16 matrices in wrapping int16, SMLAL with LD4R broadcasting four input channels of a
-tile; the output transform, requantized on the way out. `armv8_a_winograd_proof` says why that is exact.
+tile; the output transform by halving adds, requantized on the way out. `armv8_a_winograd_proof` says why that is exact.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,12 +15,12 @@ from qkd.kernel import Constant, Kernel
 from qkd.targets.kernels import armv8_a_elements as elements
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_chains import INT16_MAX, largest_divisor
+from qkd.targets.kernels.armv8_a_chains import largest_divisor
 from qkd.targets.kernels.armv8_a_neon import hidden_address
 from qkd.targets.kernels.armv8_a_patches import pad_input, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
-from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, POSITIONS, SCALE_BITS, Proof, prove
+from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, INT16_MAX, POSITIONS, prove
 from qkd.targets.kernels.armv8_a_winograd_transforms import (
     QUAD,
     QUAD_WIDTH,
@@ -52,31 +52,24 @@ def _kernel(graph: QuantGraph, op: Conv2d, plan: Plan) -> Kernel:
     blocks = channel_blocks(plan.channels_out, plan.block)
     table = block_table(op.epilogue, channel_blocks(plan.channels_out, LANES))
 
-    def body(
-        x: Pointer, weights: Pointer, table: Pointer, centres: Pointer, totals: Pointer, y: Pointer, scratch: Pointer
-    ) -> None:
+    def body(x: Pointer, weights: Pointer, table: Pointer, *others: Pointer) -> None:
+        *totals, y, scratch = others
         pad_input(x, scratch, plan.window, plan.zero_point, plan.padded_start)
         sums = scratch.view("int16")
         with tiles(plan.tile_rows, plan.strip_rows) as first:
             transform_input(scratch, sums, plan, first)
             with loop(len(blocks)) as block:
                 _multiply(scratch, sums, weights, plan, block)
-                transform_output(sums, y, (table, centres, totals), plan, op.epilogue, first, block)
+                transform_output(sums, y, table, totals[0] if totals else None, plan, op.epilogue, first, block)
 
-    why = (
-        f"4 y over {plan.proof.group_channels} input channels ranges over fewer than 2**16 numbers, "
-        f"so wrapping sums are exact in {plan.proof.groups} group(s)"
-    )
     arranged = arrange_weights(plan.proof.transformed, blocks)
     transformed: Constant = arranged.astype(np.int16) if plan.by_element else arranged.astype(np.int8)
-    constants = (transformed, table, *_centre_tables(plan.proof))
+    constants = [transformed, table, *([plan.proof.totals.astype(np.int32)] if plan.proof.centre else [])]
+    why = (
+        f"for every output channel, int16 holds what is halved and y of each of {plan.proof.groups} group(s) of "
+        f"{plan.proof.group_channels} input channels"
+    )
     return build_kernel(graph, op, f"winograd_{plan.proof.groups}", why, body, constants, plan.scratch_bytes)
-
-
-def _centre_tables(proof: Proof) -> tuple[NDArray[np.int16], NDArray[np.int32]]:
-    """What is added to a product of each group, -4 centre in int16, and what is added in int32 at the end."""
-    scaled = proof.centre << SCALE_BITS
-    return (-scaled & 0xFFFF).astype(np.uint16).view(np.int16), scaled.sum(axis=0).astype(np.int32)
 
 
 def arrange_weights(transformed: NDArray[np.int64], blocks: Sequence[Sequence[int]]) -> NDArray[np.int64]:

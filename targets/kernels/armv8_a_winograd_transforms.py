@@ -1,18 +1,19 @@
-"""The transforms of Winograd F(2x2, 3x3) and the sizes of their buffers: B^T d B before the products, A^T M A after."""
+"""The transforms of Winograd F(2x2, 3x3) and the sizes of their buffers: codes before the products, sums after."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from qkd.fixed_point import Requantize
 from qkd.targets.kernels.armv8_a_broadcast import LANES, block_channels
-from qkd.targets.kernels.armv8_a_neon import hide, st4
+from qkd.targets.kernels.armv8_a_neon import hide, shadd, shsub, st4
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, ceil_to, padded_height, padded_width
 from qkd.targets.kernels.armv8_a_requantize import load_channels, to_codes
-from qkd.targets.kernels.armv8_a_winograd_proof import POSITIONS, SCALE_BITS, Proof
+from qkd.targets.kernels.armv8_a_winograd_proof import CENTRE_POSITION, POSITIONS, Proof
 from qkd.targets.kernels.generic import Window
-from qkd.tir import Expr, Pointer, cast, high_half, let, loop, low_half, minimum, widen
+from qkd.tir import Expr, Pointer, cast, constant, high_half, let, loop, low_half, minimum, widen
 
-CENTRE_POSITION = 5  # of row 1 and column 1: A^T M A adds it to each of the four outputs
 QUAD = 4  # tiles side by side that are transformed together
 QUAD_WIDTH = 2 * QUAD
 STRIP_TILES = 16  # enough for every row of weights to be used from the cache
@@ -95,6 +96,7 @@ def transform_input(scratch: Pointer, words: Pointer, plan: Plan, first: Expr) -
                 target = let(number * (QUAD * window.channels) + part * (LANES * QUAD) + plan.sums_bytes)
                 for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
                     values = [_combine(line[2 * t + c], line[2 * t + d], sign_1d) for t in range(QUAD)]
+                    values = [_centred(v, plan, 4 * i + j) for v in values]
                     st4(scratch, target + (4 * i + j) * plan.tiles * window.channels, values)
 
 
@@ -108,7 +110,8 @@ def _store_words(
         for j, (c, d, sign_1d) in enumerate(DIFFERENCES):
             for tile in range(QUAD):
                 place = ((4 * i + j) * plan.tiles + tile) * plan.window.channels + 8 * h
-                words[at + place] = _combine(line[2 * tile + c], line[2 * tile + d], sign_1d)
+                value = _combine(line[2 * tile + c], line[2 * tile + d], sign_1d)
+                words[at + place] = _centred(value, plan, 4 * i + j)
 
 
 def _start(number: Expr, size: int, count: int) -> Expr:
@@ -120,13 +123,20 @@ def _combine(a: Expr, b: Expr, sign: int) -> Expr:
     return let(a + b if sign > 0 else a - b)
 
 
+def _centred(value: Expr, plan: Plan, position: int) -> Expr:
+    """Take the centre off every code of a tile: only one element of B^T d B changes."""
+    if position != CENTRE_POSITION or plan.proof.centre == 0:
+        return value
+    lane = np.int16 if plan.by_element else np.int8
+    return let(value - constant(int(np.int64(4 * plan.proof.centre).astype(lane)), value.dtype))
+
+
 def transform_output(
-    sums: Pointer, y: Pointer, tables: tuple[Pointer, Pointer, Pointer], plan: Plan, rq: Requantize, first: Expr,
+    sums: Pointer, y: Pointer, table: Pointer, totals: Pointer | None, plan: Plan, rq: Requantize, first: Expr,
     block: Expr,
 ) -> None:  # fmt: skip
-    """4 y = A^T M A in wrapping int16, then the epilogue, for sixteen channels of every tile of a strip."""
+    """The outputs of M by halving adds in int16, then the epilogue, for sixteen channels of every tile of a strip."""
     window, parts = plan.window, plan.block // LANES
-    table, centres, totals = tables
     with loop(parts) as part:
         channels = load_channels(table, block * parts + part, LANES)
         channel = let((block * parts + part) * LANES)
@@ -134,23 +144,21 @@ def transform_output(
             source = let(((row * plan.quads + quad) * QUAD + tile) * plan.block + part * LANES)
             top, left = _start(first + row, 2, window.out_height), _start(quad, QUAD_WIDTH, window.out_width)
             target = let((top * window.out_width + left + tile * 2) * plan.channels_out + channel)
-            halves = [_outputs(sums, source + 8 * half, centres, channel + 8 * half, plan) for half in range(2)]
+            halves = [_outputs(sums, source + 8 * half, plan) for half in range(2)]
             for k in range(4):
                 accs = [v for half in halves for v in half[k]]
-                if not plan.proof.is_centred:
+                if totals is not None:
                     accs = [let(acc + totals.load(channel + 4 * i, 4)) for i, acc in enumerate(accs)]
                 pixel = (k // 2 * window.out_width + k % 2) * plan.channels_out
-                y[target + pixel] = to_codes(accs, rq, channels, SCALE_BITS)
+                y[target + pixel] = to_codes(accs, rq, channels)
 
 
-def _outputs(sums: Pointer, source: Expr, centres: Pointer, channel: Expr, plan: Plan) -> list[list[Expr]]:
-    """The four outputs of a tile for eight channels, times 4, each as two int32x4; groups are added in int32."""
+def _outputs(sums: Pointer, source: Expr, plan: Plan) -> list[list[Expr]]:
+    """The four outputs of a tile for eight channels, each as two int32x4; groups are added in int32."""
     totals: list[list[Expr]] = []
     for group in range(plan.proof.groups):
         at = source + group * (POSITIONS * plan.tiles * plan.block)
         m = [let(sums.load(at + p * (plan.tiles * plan.block), 8)) for p in range(POSITIONS)]
-        if not plan.proof.is_centred:
-            m[CENTRE_POSITION] = let(m[CENTRE_POSITION] + centres.load(channel + group * plan.channels_out, 8))
         columns = [_outputs_1d([m[4 * i + j] for i in range(4)]) for j in range(4)]
         outputs = [y for k in range(2) for y in _outputs_1d([columns[j][k] for j in range(4)])]
         wide = [[widen(half(y)) for half in (low_half, high_half)] for y in outputs]
@@ -163,5 +171,5 @@ def _sums(a: Sequence[Expr], b: Sequence[Expr]) -> list[Expr]:
 
 
 def _outputs_1d(m: Sequence[Expr]) -> list[Expr]:
-    """A^T m in one direction."""
-    return [let(m[0] + m[1] + m[2]), let(m[1] - m[2] - m[3])]
+    """Both outputs of one direction."""
+    return [let(m[0] + shadd(m[1], m[2])), let(shsub(m[1], m[2]) - m[3])]
