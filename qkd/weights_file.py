@@ -46,7 +46,8 @@ def use_weights(network: nn.Module, path: Path) -> None:
 
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+        tensors = path.suffix == ".safetensors"
+        content: Any = load_file(path) if tensors else torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise RecipeError(f"no weights at {path}; leave `weights` out to train that network") from None
     except (SafetensorError, RuntimeError, EOFError, UnpicklingError, OSError) as error:
