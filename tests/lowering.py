@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-from qkd.graph import QuantGraph
+from qkd.graph import Op, QuantGraph
 from qkd.kernel import Kernel
 from qkd.lower import Library, lower
 from qkd.passes.fuse_adds import FuseAdds
 from qkd.passes.plan_memory import PlanMemory
 from qkd.target import Target
-from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels import choose_kernels, offers
+from qkd.targets.kernels.choice import choose
 from qkd.targets.kernels.fusing import adds_that_pay
 
 
@@ -16,6 +17,11 @@ def planned(graph: QuantGraph, kernels: Sequence[Kernel]) -> QuantGraph:
     """Place every buffer that the kernels need."""
     scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
     return PlanMemory(scratch_bytes, frozenset(kernel.op for kernel in kernels if kernel.in_place))(graph)
+
+
+def kernels_of(graph: QuantGraph, op: Op, target: Target) -> list[Kernel]:
+    """Every kernel that a device may choose for an operator, the one with the fewest estimated cycles first."""
+    return [candidate.make() for candidate in choose(op.name, tuple(offers(graph, op, target)), 0.0, None).allowed]
 
 
 def lowered(graph: QuantGraph, target: Target, kernels: Sequence[Kernel] | None = None) -> Library:

@@ -5,7 +5,7 @@ import pytest
 from qkd.device_run import DeviceRun
 from qkd.targets import load_target
 from qkd.targets.cycle_model import CORES, DIVIDE_CYCLES, Instruction, estimate_cycles, listing_cycles
-from qkd.targets.kernels import armv7e_m_convolution, armv7e_m_lookup
+from qkd.targets.kernels import choices
 from qkd.targets.runners import run_on
 from tests.lowering import lowered
 from tests.strategies import RandomGraph, random_inputs
@@ -73,9 +73,9 @@ def test_what_the_choice_expects_is_within_a_tenth_of_the_estimate_from_counted_
     g = RandomGraph(0, shape, "u8")
     graph = g.build(g.conv(g.input, 32, (3, 3), padding=(1, 1, 1, 1), weight=weight))
     op = graph.ops[0]
-    options = [*armv7e_m_convolution.candidates(graph, op), *armv7e_m_lookup.candidates(graph, op)]  # type: ignore[arg-type]
-    best = min(options, key=lambda candidate: candidate.cycles)
-    run = run_on(lowered(graph, target, [best.make("best")]), random_inputs(graph, 1), profile=True)
+    [choice] = choices(graph, target)
+    best = choice.allowed[0]
+    run = run_on(lowered(graph, target, [best.make()]), random_inputs(graph, 1), profile=True)
     estimate = estimate_cycles(run, target)
     assert estimate is not None
     assert best.cycles == pytest.approx(estimate[op.name], rel=0.1)

@@ -12,7 +12,7 @@ from qkd import reference
 from qkd.graph import QuantGraph, Reshape, Value
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.kernels.generic import candidates
+from qkd.targets.kernels.generic import kernels as generic_kernels
 from qkd.targets.runners import run_on
 from tests.lowering import lowered
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs
@@ -44,7 +44,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 def assert_host_equals_reference(graph: QuantGraph) -> None:
     host = load_target("host")
-    kernels = [kernel for op in graph.ops if not isinstance(op, Reshape) for kernel in candidates(graph, op, host)]
+    kernels = [kernel for op in graph.ops if not isinstance(op, Reshape) for kernel in generic_kernels(graph, op, host)]
     library = lowered(graph, host, kernels)
     inputs = random_inputs(graph, 4)
     entry = graph.values[graph.inputs[0]]
@@ -142,6 +142,6 @@ def test_weights_with_a_codebook_stay_indices_in_flash(kind: str, rows: tuple[in
 def test_weights_are_packed_into_as_few_bytes_as_their_width_allows(weight: str, packed_bytes: int) -> None:
     graph = RandomGraph(0, (4, 4, 1))
     conv = graph.build(graph.conv(graph.input, 4, (3, 3), weight=weight))
-    [kernel] = candidates(conv, conv.ops[0], load_target("host"))
+    [kernel] = generic_kernels(conv, conv.ops[0], load_target("host"))
     assert kernel.constants[0].nbytes == packed_bytes
     assert kernel.constants[1].nbytes == 4 * 2 * 4

@@ -9,7 +9,7 @@ from qkd.graph import Reshape
 from qkd.target import InstructionSet
 from qkd.targets import load_target, target_names
 from qkd.targets.kernels import FAMILIES, choose_kernels
-from qkd.targets.kernels.generic import candidates
+from qkd.targets.kernels.generic_cost import candidates
 from tests.strategies import residual_graph
 
 

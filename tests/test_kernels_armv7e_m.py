@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.targets import load_target
-from qkd.targets.kernels import armv7e_m, armv7e_m_convolution, armv7e_m_lookup, choose_kernels, generic
+from qkd.targets.kernels import choices, choose_kernels
 from qkd.targets.kernels.armv7e_m_lookup import pack_indices, safe_chunks, ternary_groups
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat, tile_starts
 from qkd.targets.kernels.bounds import fits_int16, fits_int32
 from qkd.targets.runners import open_runner
 from qkd.verification import verify
-from tests.lowering import lowered
+from tests.lowering import kernels_of, lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip
 from tests.test_kernels_mve import ACTIVATIONS, WEIGHTS, networks
@@ -27,9 +27,8 @@ EMULATED = {"deadline": None, "phases": (Phase.explicit, Phase.reuse, Phase.gene
 
 
 def every_kernel(graph: QuantGraph, op: Op) -> list[Kernel]:
-    """All kernels of an operator, the generic one among them."""
-    target = load_target("cortex_m4")
-    return [*armv7e_m.candidates(graph, op, target), *generic.candidates(graph, op, target)]
+    """All kernels of an operator, the cheapest first, the generic one among them."""
+    return kernels_of(graph, op, load_target("cortex_m4"))
 
 
 def assert_device_equals_reference(graph: QuantGraph, core: str, kernels: tuple[Kernel, ...]) -> None:
@@ -177,19 +176,17 @@ def test_tiles_cover_everything_and_stay_inside(count: int, size: int) -> None:
     assert set().union(*(range(start, start + size) for start in starts)) == set(range(count))
 
 
-def test_candidates_come_cheapest_first_and_say_what_they_cost() -> None:
+def test_the_choice_is_the_cheapest_and_says_what_it_costs_beside_the_next() -> None:
     g = RandomGraph(0, (8, 8, 64), "u8")
     graph = g.build(g.conv(g.input, 64, (3, 3), padding=(1, 1, 1, 1), weight="ternary"))
-    op = graph.ops[0]
-    assert isinstance(op, Conv2d)
-    kernels = every_kernel(graph, op)
-    estimates = [*armv7e_m_convolution.candidates(graph, op), *armv7e_m_lookup.candidates(graph, op)]
-    cycles = {candidate.variant: candidate.cycles for candidate in estimates}
-    order = [cycles[kernel.variant] for kernel in kernels[:-1]]
-    assert order == sorted(order)
-    assert kernels[0].variant == "lookup_int32_1"
-    assert f"estimated at {order[0]:,} cycles" in kernels[0].why
-    assert "max|q| * sum|w| < 2**15" in kernels[0].why
+    [choice] = choices(graph, load_target("cortex_m4"))
+    best, second = choice.allowed[:2]
+    assert best.variant == "lookup_int32_1"
+    assert best.cycles == min(candidate.cycles for candidate in choice.allowed)
+    why = choice.kernel().why
+    assert f"estimated at {best.cycles:,} cycles" in why
+    assert f"next {second.variant}: {second.cycles:,} cycles" in why
+    assert "max|q| * sum|w| < 2**15" in why
 
 
 def test_a_cap_on_the_scratch_takes_the_cheapest_kernel_below_it() -> None:

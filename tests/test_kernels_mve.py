@@ -6,18 +6,19 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from qkd.fixed_point import BiasAdd, Requantize, choose_requantize, requantize
-from qkd.graph import FullyConnected, QParams, QuantGraph, Value
+from qkd.graph import FullyConnected, Op, QParams, QuantGraph, Reshape, Value
+from qkd.kernel import Kernel
 from qkd.targets import load_target
-from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels import choices
 from qkd.targets.kernels.armv8_1_m_mve_planes import Planes
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, pack_passes
 from qkd.targets.kernels.armv8_1_m_mve_results import finish_of, rescale
 from qkd.targets.kernels.generic import Window
 from qkd.targets.runners import open_runner
 from qkd.verification import verify
+from tests.lowering import kernels_of, lowered
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip
-from tests.test_ladder import lowered
 
 CHANNELS = st.one_of(st.integers(1, 9), st.sampled_from([12, 15, 16, 17, 24, 31, 32, 48, 64]))
 WEIGHTS = st.sampled_from(sorted(WEIGHT_RANGES))
@@ -68,9 +69,13 @@ def networks(draw: st.DrawFn) -> QuantGraph:
     max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
-@given(graph=networks())
-def test_every_layer_of_a_random_network_equals_the_reference(graph: QuantGraph) -> None:
-    library = lowered(graph, device_or_skip("cortex_m55"))
+@given(graph=networks(), data=st.data())
+def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
+    graph: QuantGraph, data: st.DataObject
+) -> None:
+    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
+    kernels = tuple(data.draw(st.sampled_from(mve_kernels(graph, op))) for op in steps)
+    library = lowered(graph, device_or_skip("cortex_m55"), kernels)
     entry = graph.values[graph.inputs[0]]
     corners = [np.full((1, *entry.shape[1:]), code, np.int8) for code in (entry.qmin, entry.qmax)]
     with open_runner(library) as runner:
@@ -81,7 +86,7 @@ def test_every_layer_of_a_random_network_equals_the_reference(graph: QuantGraph)
 @pytest.mark.device
 def test_the_largest_sums_that_packed_weights_allow_are_exact() -> None:
     graph = worst_case(149_796)
-    library = lowered(graph, device_or_skip("cortex_m55"))
+    library = lowered(graph, device_or_skip("cortex_m55"), first_mve_kernel(graph))
     inputs = np.stack([np.full(149_796, code, np.int8) for code in (-128, 127)])
     with open_runner(library) as runner:
         proof = verify(library, inputs, runner)
@@ -89,9 +94,22 @@ def test_the_largest_sums_that_packed_weights_allow_are_exact() -> None:
     assert proof.differing == 0, proof.first_difference
 
 
-def test_larger_sums_take_a_byte_a_weight() -> None:
-    (kernel,) = choose_kernels(worst_case(149_797), load_target("cortex_m55"))
-    assert kernel.variant == "mve_w8_1x4"
+def first_mve_kernel(graph: QuantGraph) -> tuple[Kernel]:
+    """Of a graph of one layer, the kernel with the smallest weights."""
+    return (min(mve_kernels(graph, graph.ops[0]), key=lambda kernel: kernel.constants[0].nbytes),)
+
+
+def mve_kernels(graph: QuantGraph, op: Op) -> list[Kernel]:
+    """All kernels of an operator, the cheapest first; the generic one only where there is no other."""
+    kernels = kernels_of(graph, op, load_target("cortex_m55"))
+    return [kernel for kernel in kernels if kernel.variant.startswith("mve_")] or kernels
+
+
+def test_larger_sums_take_a_byte_a_weight_and_the_choice_says_by_how_much_packed_ones_would_break_the_bound() -> None:
+    [choice] = choices(worst_case(149_797), load_target("cortex_m55"))
+    assert {c.variant for c in choice.allowed if c.variant != "generic"} == {"mve_w8_1x4", "mve_w8_1x2"}
+    [refused] = choice.lines()
+    assert refused == ("not mve_w4: the accumulator's bound times 2**4 is 2,147,489,792; it must stay below 2**31")
 
 
 @pytest.mark.device
@@ -99,7 +117,7 @@ def test_larger_sums_take_a_byte_a_weight() -> None:
 def test_an_offset_without_room_for_the_factor_of_packing_takes_a_byte_a_weight(offset: int, variant: str) -> None:
     epilogue = Requantize((2**30, -(2**30)), (offset, -offset), 0, 16, -128, 127)
     graph = worst_case(48, epilogue)
-    library = lowered(graph, device_or_skip("cortex_m55"))
+    library = lowered(graph, device_or_skip("cortex_m55"), first_mve_kernel(graph))
     with open_runner(library) as runner:
         proof = verify(library, random_inputs(graph, 5), runner)
     assert library.kernels[0].variant == variant
@@ -120,9 +138,11 @@ def worst_case(taps: int, epilogue: Requantize | BiasAdd = BiasAdd((-5, 9), 3)) 
     return QuantGraph("worst", {value.name: value for value in values}, (op,), ("x",), ("y",))
 
 
-def test_no_layer_of_a_residual_network_falls_back_to_the_generic_kernels() -> None:
-    kernels = choose_kernels(residual_graph(), load_target("cortex_m55"))
-    assert [kernel.variant for kernel in kernels if not kernel.variant.startswith("mve_")] == []
+def test_every_layer_of_a_residual_network_has_an_mve_kernel() -> None:
+    graph = residual_graph()
+    for op in graph.ops:
+        if not isinstance(op, Reshape):
+            assert mve_kernels(graph, op)[0].variant.startswith("mve_")
 
 
 @given(

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from itertools import chain
 
 from qkd.graph import Add, AveragePool2d, Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph
-from qkd.kernel import Kernel
 from qkd.target import Target
 from qkd.targets.kernels import (
     armv7e_m_convolution,
@@ -13,22 +12,24 @@ from qkd.targets.kernels import (
     armv7e_m_elementwise,
     armv7e_m_lookup,
 )
-from qkd.targets.kernels.armv7e_m_candidate import cheapest_first
+from qkd.targets.kernels.armv7e_m_cost import ADD, DEPTHWISE, DEPTHWISE_PAIRS, POOL
+from qkd.targets.kernels.candidate import Offer
+from qkd.targets.kernels.rates import with_rate
 
 
-def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
-    """Every kernel that is proved safe for an operator, the one with the fewest estimated cycles first."""
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Offer]:
+    """Every kernel that is proved safe for an operator, with its estimate; nothing where there is none."""
     match op:
         case Conv2d() | Conv2dAdd():
-            products, lookups = armv7e_m_convolution.candidates(graph, op), armv7e_m_lookup.candidates(graph, op)
-            return cheapest_first(chain(products, lookups))
+            return chain(armv7e_m_convolution.candidates(graph, op), armv7e_m_lookup.candidates(graph, op))
         case FullyConnected():
-            return cheapest_first(armv7e_m_convolution.candidates(graph, op))
+            return armv7e_m_convolution.candidates(graph, op)
         case DepthwiseConv2d():
-            return chain(armv7e_m_depthwise_pairs.candidates(graph, op), armv7e_m_depthwise.candidates(graph, op))
+            pairs, taps = armv7e_m_depthwise_pairs.candidates(graph, op), armv7e_m_depthwise.candidates(graph, op)
+            return chain(with_rate(pairs, DEPTHWISE_PAIRS, graph, op), with_rate(taps, DEPTHWISE, graph, op))
         case Add():
-            return (armv7e_m_elementwise.add_kernel(graph, op),)
+            return with_rate((armv7e_m_elementwise.add_kernel(graph, op),), ADD, graph, op)
         case AveragePool2d():
-            return armv7e_m_elementwise.average_pool_kernels(graph, op)
+            return with_rate(armv7e_m_elementwise.average_pool_kernels(graph, op), POOL, graph, op)
         case _:
             return ()

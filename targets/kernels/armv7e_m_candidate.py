@@ -1,9 +1,10 @@
-"""A way to compute an operator that was proved safe, with what it costs: what the choice is made from."""
+"""Candidates whose kernel begins its own sentence of why; see `candidate.py`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from qkd.kernel import Kernel
+from qkd.targets.kernels import candidate
 
 
 @dataclass(frozen=True)
@@ -12,15 +13,10 @@ class Candidate:
 
     variant: str
     cycles: int
-    """Estimate of `armv7e_m_cost`."""
     make: Callable[[str], Kernel]
-    """Makes the kernel, given the first half of the sentence that says why."""
 
 
-def cheapest_first(candidates: Iterable[Candidate]) -> Iterator[Kernel]:
-    """Kernels in order of their estimated cycles; estimates take microseconds, so nothing is cached."""
-    order = sorted(candidates, key=lambda candidate: candidate.cycles)
-    for candidate in order:
-        other = next((c for c in order if c.variant != candidate.variant), None)
-        beside = f" ({other.variant}: {other.cycles:,})" if other else ""
-        yield candidate.make(f"estimated at {candidate.cycles:,} cycles{beside}")
+def cheapest_first(candidates: Iterable[Candidate]) -> Iterator[candidate.Candidate]:
+    """What the chooser takes; sizes are known from kernels that are written."""
+    for found in sorted(candidates, key=lambda c: c.cycles):
+        yield candidate.Candidate.of(found.make("safe"), found.cycles)

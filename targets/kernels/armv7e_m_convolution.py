@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from qkd.graph import Conv2d, Conv2dAdd, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, Columns, Rows, rolled
-from qkd.targets.kernels.armv7e_m_candidate import Candidate
 from qkd.targets.kernels.armv7e_m_cost import smlad_cycles
 from qkd.targets.kernels.armv7e_m_elementwise import addend_of
 from qkd.targets.kernels.armv7e_m_gemm import Product, Tile, tile_start
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
-from qkd.targets.kernels.bounds import fits_int32
+from qkd.targets.kernels.bounds import beyond, fits_int32
+from qkd.targets.kernels.candidate import Candidate, Offer, Refused
 from qkd.targets.kernels.epilogue import channel_table, finish
 from qkd.targets.kernels.generic import Window, make_kernel, window_of
 from qkd.tir import Expr, Operand, Pointer, array, cast, constant, let, opaque
@@ -54,9 +54,7 @@ class Plan:
     @property
     def variant(self) -> str:
         """Name for the report: layout of activations, bits of weights, tile."""
-        layout = type(self.activations).__name__.lower()
-        unsigned = "u" if self.weights.zero else ""
-        return f"smlad_{layout}_w{self.weights.bits}{unsigned}_{self.tile}"
+        return f"smlad_{type(self.activations).__name__.lower()}_{self.weights}_{self.tile}"
 
     @property
     def product(self) -> Product:
@@ -66,6 +64,11 @@ class Plan:
             return Product(self.tile, self.weights, 1, a.quads, a.column_words)
         height, width = self.window.kernel
         return Product(self.tile, self.weights, height, width * a.pixel_quads, self.window.stride[1] * a.pixel_words)
+
+    def weight_bytes(self, channels: int) -> int:
+        """The packed weights of whole tiles of channels."""
+        product, tiles = self.product, -(-channels // self.tile.channels)
+        return tiles * self.tile.channels * product.segments * product.segment_quads * 4 * self.weights.bits // 8
 
     def tiles_are_apart(self, channels: int) -> bool:
         """Whether no tile overlaps another, so that each element is computed once."""
@@ -137,23 +140,28 @@ def _pixel_tiles(plan: Plan, x: Pointer, scratch: Pointer, words: Pointer) -> It
         yield pixel, constant(0)
 
 
-def candidates(graph: QuantGraph, op: Matrix) -> Iterator[Candidate]:
+def candidates(graph: QuantGraph, op: Matrix) -> Iterator[Offer]:
     """Every safe plan of a layer."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
-    rows = weight.codes.reshape(weight.shape[0], -1)
+    rows, table_bytes = weight.codes.reshape(weight.shape[0], -1), channel_table(op.epilogue).nbytes
     for in_top_bits in (True, False) if weight.bits < 8 else (True,):
         fmt = WeightFormat(weight.bits, in_top_bits)
         if not fits_int32(rows, entry, fmt.scale_bits):
+            yield Refused(f"smlad_{fmt}", beyond(rows, entry, fmt.scale_bits, 31))
             continue
         for shape, quads in itertools.product(TILES, QUADS):
             for plan in _plans(graph, op, Tile(*shape, quads), fmt):
-                yield _candidate(graph, op, plan)
+                yield _candidate(graph, op, plan, table_bytes)
 
 
-def _candidate(graph: QuantGraph, op: Matrix, plan: Plan) -> Candidate:
-    cycles = smlad_cycles(plan.product, plan.activations, plan.window, graph.values[op.weight].shape[0])
+def _candidate(graph: QuantGraph, op: Matrix, plan: Plan, table_bytes: int) -> Candidate:
+    channels = graph.values[op.weight].shape[0]
+    cycles = smlad_cycles(plan.product, plan.activations, plan.window, channels)
     safe = f"max|q| * sum|w| * 2**{plan.weights.scale_bits} < 2**31"
-    return Candidate(plan.variant, cycles, lambda why: matrix_kernel(graph, op, plan, f"{why}; {safe}"))
+    return Candidate(
+        plan.variant, cycles, plan.weight_bytes(channels) + table_bytes,
+        4 * plan.activations.scratch_words, lambda: matrix_kernel(graph, op, plan, safe),
+    )  # fmt: skip
 
 
 def _plans(graph: QuantGraph, op: Matrix, tile: Tile, fmt: WeightFormat) -> Iterator[Plan]:

@@ -8,6 +8,7 @@ from qkd.targets.kernels.armv7e_m_activations import Columns, Rows
 from qkd.targets.kernels.armv7e_m_gemm import Product
 from qkd.targets.kernels.armv7e_m_lookup_geometry import LANES, TILE_CHANNELS, Lookup
 from qkd.targets.kernels.generic import Window
+from qkd.targets.kernels.rates import Rate
 
 BRANCH = 2
 SEGMENT = 34
@@ -19,6 +20,10 @@ GATHER_ROW = 12
 GATHER_PIXEL = 20
 COPY_BYTE = 12
 """Cycles a byte of the padded copy takes: filled, then copied."""
+
+DEPTHWISE_PAIRS, DEPTHWISE = Rate(mac=2.0), Rate(mac=3.0)
+ADD = Rate(output=10)
+POOL = Rate(mac=2)
 
 
 def smlad_cycles(product: Product, activations: Rows | Columns, window: Window, channels: int) -> int:

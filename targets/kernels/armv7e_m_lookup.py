@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, Conv2dAdd, QuantGraph, Value
 from qkd.kernel import Kernel
-from qkd.targets.kernels.armv7e_m_candidate import Candidate
 from qkd.targets.kernels.armv7e_m_cost import lookup_cycles
 from qkd.targets.kernels.armv7e_m_lookup_body import lookup_kernel
 from qkd.targets.kernels.armv7e_m_lookup_geometry import (
@@ -28,7 +27,9 @@ from qkd.targets.kernels.armv7e_m_lookup_geometry import (
     TILE_CHANNELS,
     Lookup,
 )
-from qkd.targets.kernels.bounds import fits_int16
+from qkd.targets.kernels.bounds import beyond, fits_int16
+from qkd.targets.kernels.candidate import Candidate, Offer, Refused
+from qkd.targets.kernels.epilogue import channel_table
 from qkd.targets.kernels.generic import Window, window_of
 
 POINTWISE_COLUMNS = 8
@@ -62,7 +63,7 @@ def pack_indices(indices: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.append(little_endian.astype(np.uint8).ravel(), np.uint8(0))
 
 
-def candidates(graph: QuantGraph, op: Conv2d | Conv2dAdd) -> Iterator[Candidate]:
+def candidates(graph: QuantGraph, op: Conv2d | Conv2dAdd) -> Iterator[Offer]:
     """Lookup where weights are ternary and int16 sums are proved."""
     w, codes, entry = lane_window(window_of(graph, op)), graph.values[op.weight].codes, graph.values[op.input]
     ternary = np.abs(codes).max() <= 1 and len(codes) % TILE_CHANNELS == 0
@@ -71,7 +72,9 @@ def candidates(graph: QuantGraph, op: Conv2d | Conv2dAdd) -> Iterator[Candidate]
         return
     groups = ternary_groups(codes)
     chunks = safe_chunks(groups, entry)
-    if chunks is not None:
+    if chunks is None:
+        yield Refused("lookup_int16", beyond(groups.reshape(-1, GROUP), entry, 0, 15))
+    else:
         wide = not fits_int16(groups.reshape(len(groups), -1), entry)
         plan = Lookup(w, len(codes), chunks, wide)
         if plan.row_pixels > w.padding[2]:
@@ -81,10 +84,13 @@ def candidates(graph: QuantGraph, op: Conv2d | Conv2dAdd) -> Iterator[Candidate]
 def _candidate(graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, groups: NDArray[np.int64]) -> Candidate:
     safe = f"ternary; max|q| * sum|w| < 2**15 in each of {plan.chunks} parts of a window row"
 
-    def make(why: str) -> Kernel:
-        return lookup_kernel(graph, op, plan, pack_indices(lookup_indices(groups)), f"{why}; {safe}")
+    def make() -> Kernel:
+        return lookup_kernel(graph, op, plan, pack_indices(lookup_indices(groups)), safe)
 
-    return Candidate(plan.variant, lookup_cycles(plan), make)
+    entries = groups.size // GROUP
+    weight_bytes = -(-entries // ENTRIES_PER_FRACTION) * 3 + 1
+    flash_bytes = weight_bytes + channel_table(op.epilogue).nbytes
+    return Candidate(plan.variant, lookup_cycles(plan), flash_bytes, plan.scratch_bytes, make)
 
 
 def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:

@@ -24,6 +24,9 @@ class WeightFormat:
     bits: int
     in_top_bits: bool = True
 
+    def __str__(self) -> str:
+        return f"w{self.bits}{'u' if self.zero else ''}"
+
     @property
     def pairs_per_word(self) -> int:
         """Pairs of weights in 32 bits."""

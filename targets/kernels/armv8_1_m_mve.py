@@ -2,25 +2,27 @@
 
 from collections.abc import Iterable
 
-from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
-from qkd.kernel import Kernel
+from qkd.graph import Add, AveragePool2d, Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.target import Target
 from qkd.targets.kernels import armv8_1_m_mve_add as add
 from qkd.targets.kernels import armv8_1_m_mve_conv as conv
 from qkd.targets.kernels import armv8_1_m_mve_depthwise as depthwise
 from qkd.targets.kernels import armv8_1_m_mve_pool as pool
+from qkd.targets.kernels.armv8_1_m_mve_cost import ADD, DEPTHWISE, POOL
+from qkd.targets.kernels.candidate import Offer
+from qkd.targets.kernels.rates import with_rate
 
 
-def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
-    """The kernels that are proved safe for an operator, best first; nothing where MVE has none."""
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Offer]:
+    """The kernels that are proved safe for an operator, with their estimates; nothing where MVE has none."""
     match op:
-        case Conv2d() | FullyConnected():
+        case Conv2d() | Conv2dAdd() | FullyConnected():
             return conv.candidates(graph, op)
         case DepthwiseConv2d():
-            return depthwise.candidates(graph, op)
+            return with_rate(depthwise.candidates(graph, op), DEPTHWISE, graph, op)
         case Add():
-            return add.candidates(graph, op)
+            return with_rate(add.candidates(graph, op), ADD, graph, op)
         case AveragePool2d() | MaxPool2d():
-            return pool.candidates(graph, op)
+            return with_rate(pool.candidates(graph, op), POOL, graph, op)
         case _:
             return ()

@@ -1,21 +1,38 @@
 """Convolutions and fully connected layers on MVE: patches that lie in one run, multiplied by tiles of weights."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from qkd.graph import Conv2d, FullyConnected, QuantGraph, Value, accumulator_bound
+from qkd.graph import Conv2d, Conv2dAdd, FullyConnected, QuantGraph, Value, accumulator_bound
 from qkd.kernel import Kernel
+from qkd.targets.kernels.armv8_1_m_mve_cost import conv_cycles, trits_cycles
 from qkd.targets.kernels.armv8_1_m_mve_patches import Patches
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, Read, multiply_pass, pack_passes, vectors_of
-from qkd.targets.kernels.armv8_1_m_mve_results import Finish, finish_of, finish_quad, load_parameters, store_quad
+from qkd.targets.kernels.armv8_1_m_mve_results import (
+    Finish,
+    add_quad,
+    finish_of,
+    finish_quad,
+    finish_words,
+    load_parameters,
+    store_quad,
+    unsafe_finish,
+)
 from qkd.targets.kernels.armv8_1_m_mve_trits import Trits
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD, load_aligned
+from qkd.targets.kernels.candidate import Candidate, Offer, Refused
+from qkd.targets.kernels.epilogue import split_addend
 from qkd.targets.kernels.generic import make_kernel, window_of
 from qkd.tir import Expr, Pointer, let, loop, minimum, shuffle
 
-TILES = ((3, 2), (2, 2), (1, 4), (1, 2))
+TILES = ((3, 2), (2, 2))
 """Pixels and channels of a pass; six sums take all the even core registers that loops leave."""
+SINGLE_TILES = ((1, 4), (1, 2))
+"""The same for a layer of one pixel in a row."""
 
+
+Weighted: TypeAlias = Conv2d | Conv2dAdd | FullyConnected
 
 EXPANSION_CODE_BYTES = 132
 """Size of the instructions that expand trits: a layer must save more flash than that."""
@@ -24,18 +41,21 @@ EXPANSION_PIXELS = 32
 """With so many pixels a layer multiplies each weight so often that expanding it costs less than a tenth of that."""
 
 
-def candidates(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterable[Kernel]:
-    """The kernels whose factor of packing is safe, the smallest weights first: 1.6 bits, packed, a byte a weight."""
+def candidates(graph: QuantGraph, op: Weighted) -> Iterator[Offer]:
+    """Weights at 1.6 bits, packed and a byte each, in each shape of pass, where the factor of packing is safe."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
+    if isinstance(op, Conv2dAdd) and weight.shape[0] % QUAD:
+        return  # addends are read by fours
     bound = accumulator_bound(weight.codes, entry.qmin, entry.qmax)
     for bits in sorted({packed_bits(weight), 8}):
         finish = finish_of(op.epilogue, weight.shape[0], bound, 8 - bits)
         if finish is None:
+            yield Refused(f"mve_w{bits}", unsafe_finish(op.epilogue, bound, 8 - bits))
             continue
-        product = _product(graph, op, bits)
-        if weight.codes.min() >= -1 and product.trits_pay:
-            yield _kernel(graph, op, product, finish, product.trits)
-        yield _kernel(graph, op, product, finish, None)
+        for product in _products(graph, op, bits):
+            if weight.codes.min() >= -1 and product.trits_pay:
+                yield _candidate(graph, op, product, finish, product.trits)
+            yield _candidate(graph, op, product, finish, None)
 
 
 def packed_bits(weight: Value) -> int:
@@ -53,16 +73,19 @@ class Product:
     tile: int
     layout: PassLayout
 
+    def variant(self, trits: Trits | None) -> str:
+        """How weights lie in flash, then pixels and channels of a pass."""
+        return f"mve_{'ternary' if trits else f'w{self.layout.bits}'}_{self.tile}x{self.layout.width}"
+
     @property
-    def variant(self) -> str:
-        """Pixels and channels of a pass, for names."""
-        return f"{self.tile}x{self.layout.width}"
+    def weight_bytes(self) -> int:
+        """The weights of all passes."""
+        return -(-self.channels // QUAD) * QUAD // self.layout.width * self.layout.size_bytes
 
     @property
     def trits(self) -> Trits:
         """The weights of all passes, expanded behind the strip."""
-        passes = -(-self.channels // QUAD) * QUAD // self.layout.width
-        return Trits(passes * self.layout.size_bytes, self.patches.scratch_bytes)
+        return Trits(self.weight_bytes, self.patches.scratch_bytes)
 
     @property
     def trits_pay(self) -> bool:
@@ -72,22 +95,36 @@ class Product:
         return self.layout.bits == 2 and often and saved > EXPANSION_CODE_BYTES
 
 
-def _product(graph: QuantGraph, op: Conv2d | FullyConnected, bits: int) -> Product:
+def _products(graph: QuantGraph, op: Weighted, bits: int) -> Iterator[Product]:
     patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point)
-    tile, width = min(TILES, key=lambda t: _instructions(patches.pixels, bits, *t))
     channels = graph.values[op.weight].shape[0]
-    return Product(patches, channels, tile, PassLayout(bits, width, vectors_of(patches.taps)))
+    for tile, width in TILES if patches.pixels > 1 else SINGLE_TILES:
+        # Four channels of 2-bit weights at a time need more vectors than there are registers.
+        if tile <= patches.pixels and not (bits == 2 and width == QUAD):
+            yield Product(patches, channels, tile, PassLayout(bits, width, vectors_of(patches.taps)))
 
 
-def _kernel(
-    graph: QuantGraph, op: Conv2d | FullyConnected, product: Product, finish: Finish, trits: Trits | None
-) -> Kernel:
+def _candidate(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, trits: Trits | None) -> Candidate:
+    cycles = conv_cycles(product.patches, product.channels, product.layout.bits, product.tile, product.layout.width)
+    flash_bytes, scratch_bytes = finish.table.nbytes + product.weight_bytes, product.patches.scratch_bytes
+    if trits:
+        cycles += trits_cycles(trits.expanded_bytes)
+        flash_bytes += trits.packed_bytes + EXPANSION_CODE_BYTES - product.weight_bytes
+        scratch_bytes = trits.scratch_bytes
+    return Candidate(
+        product.variant(trits), cycles, flash_bytes, scratch_bytes, lambda: _kernel(graph, op, product, finish, trits)
+    )
+
+
+def _kernel(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, trits: Trits | None) -> Kernel:
     patches, channels, tile = product.patches, product.channels, product.tile
     rows = patches.order(graph.values[op.weight].codes.reshape(channels, *patches.window.kernel, -1))
     passes = pack_passes(rows, product.layout)
     aligned = patches.window.channels % 4 == 0 and not (patches.direct and _is_callers(graph, op.input))
 
-    def body(x: Pointer, weights: Pointer, table: Pointer, y: Pointer, scratch: Pointer | None = None) -> None:
+    def body(x: Pointer, *pointers: Pointer) -> None:
+        addend, (weights, table, y, *rest) = split_addend(op, pointers)
+        scratch = rest[0] if rest else None
         strip = None if patches.direct else scratch
         codes = x if strip is None else strip
         first_byte = 0
@@ -108,29 +145,23 @@ def _kernel(
                     parameters = load_parameters(table, quad, finish)
                     for i, acc in enumerate(sums):
                         at = (row * patches.pixels + first + i) * channels + quad * QUAD
-                        store_quad(y, at, finish_quad(acc, parameters, finish), quad, channels)
+                        if isinstance(op, Conv2dAdd) and addend is not None:
+                            y[at] = add_quad(finish_words(acc, parameters, finish), addend, at, op.rescale)
+                        else:
+                            store_quad(y, at, finish_quad(acc, parameters, finish), quad, channels)
 
     bits = product.layout.bits
     return make_kernel(
         graph, op, body, (trits.pack(passes) if trits else passes, finish.table),
         trits.scratch_bytes if trits else patches.scratch_bytes,
-        variant=f"mve_{'ternary' if trits else f'w{bits}'}_{product.variant}", why=_why(bits, trits), prelude=PRELUDE,
+        in_place=isinstance(op, Conv2dAdd) and patches.pixels % tile == 0,
+        variant=product.variant(trits), why=_why(bits, trits), prelude=PRELUDE,
     )  # fmt: skip
 
 
 def _is_callers(graph: QuantGraph, name: str) -> bool:
     """Whether an activation is a buffer of the caller, which need not be aligned as the arena is."""
     return graph.storage(name) in {graph.storage(other) for other in (*graph.inputs, *graph.outputs)}
-
-
-def _instructions(pixels: int, bits: int, tile: int, width: int) -> float:
-    """Loads and products for 16 codes of all pixels and one channel; infinite where a tile is larger than a row.
-
-    Four channels of 2-bit weights at a time need more vectors than there are registers.
-    """
-    if pixels < tile or (bits == 2 and width == QUAD):
-        return float("inf")
-    return -(-pixels // tile) * (tile + width + tile * width) / width
 
 
 def _reader(codes: Pointer, start: Expr, aligned: bool) -> Read:

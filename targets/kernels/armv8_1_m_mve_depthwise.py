@@ -5,27 +5,37 @@ strip holds the input rows under an output row channel by channel, [channel][col
 pixel are one run, and a result costs a load and a product whatever the weights' width.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from qkd.graph import DepthwiseConv2d, QuantGraph, accumulator_bound
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv8_1_m_mve_conv import packed_bits
 from qkd.targets.kernels.armv8_1_m_mve_planes import Planes
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, pack_passes, pass_codes, vectors_of
-from qkd.targets.kernels.armv8_1_m_mve_results import Finish, finish_of, finish_quad, load_parameters, store_quad
+from qkd.targets.kernels.armv8_1_m_mve_results import (
+    Finish,
+    finish_of,
+    finish_quad,
+    load_parameters,
+    store_quad,
+    unsafe_finish,
+)
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD, dot, trip_count
+from qkd.targets.kernels.candidate import Refused
 from qkd.targets.kernels.generic import make_kernel, window_of
 from qkd.tir import Expr, Operand, Pointer, constant, let, loop, shuffle
 
 
-def candidates(graph: QuantGraph, op: DepthwiseConv2d) -> Iterable[Kernel]:
+def candidates(graph: QuantGraph, op: DepthwiseConv2d) -> Iterator[Kernel | Refused]:
     """The kernel with packed weights, then the one with a byte a weight; nothing for rows too wide to scatter."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
     planes = Planes(window_of(graph, op), entry.qparams.zero_point)
     bound = accumulator_bound(weight.codes, entry.qmin, entry.qmax)
     for bits in sorted({packed_bits(weight), 8}) if planes.can_scatter else ():
         finish = finish_of(op.epilogue, weight.shape[0], bound, 8 - bits)
-        if finish is not None:
+        if finish is None:
+            yield Refused(f"mve_depthwise_w{bits}", unsafe_finish(op.epilogue, bound, 8 - bits))
+        else:
             yield _kernel(graph, op, planes, bits, finish)
 
 

@@ -6,10 +6,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.fixed_point import BiasAdd, Requantize
-from qkd.targets.kernels.armv8_1_m_mve_vectors import QUAD, mulhi, narrow
+from qkd.fixed_point import AddRescale, BiasAdd, Requantize
+from qkd.targets.kernels.armv8_1_m_mve_vectors import QUAD, mulhi, narrow, saturate_words
 from qkd.targets.kernels.epilogue import align
-from qkd.tir import Expr, Pointer, constant, lane, let, when
+from qkd.tir import Expr, Pointer, constant, lane, let, when, widen
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ def finish_of(epilogue: Requantize | BiasAdd, channels: int, acc_bound: int, sca
     return Logits(padded.reshape(-1, QUAD), epilogue.pre_shift - scale_bits)
 
 
+def unsafe_finish(epilogue: Requantize | BiasAdd, acc_bound: int, scale_bits: int) -> str:
+    """Why `finish_of` is None: the bound that is broken, in words."""
+    shift = max(scale_bits, epilogue.pre_shift) if isinstance(epilogue, Requantize) else scale_bits
+    if acc_bound << shift >= 2**31:
+        return f"the accumulator's bound times 2**{shift} is {acc_bound << shift:,}; it must stay below 2**31"
+    return f"an offset times 2**{shift - epilogue.pre_shift} is not below 2**30"
+
+
 def load_parameters(table: Pointer, quad: Expr, finish: Finish) -> tuple[Expr, ...]:
     """What `finish_quad` needs of four channels, in vectors."""
     if isinstance(finish, Logits):
@@ -94,6 +102,21 @@ def finish_quad(acc: Expr, parameters: tuple[Expr, ...], finish: Finish) -> Expr
     multiplier, offset = parameters
     scaled = let(mulhi(acc << finish.pre_shift, multiplier) + offset)
     return narrow(scaled, finish.shift, finish.qmin, finish.qmax)
+
+
+def finish_words(acc: Expr, parameters: tuple[Expr, ...], finish: Finish) -> Expr:
+    """Codes of four channels that are computed with further: int32x4, as `finish_quad` would store them."""
+    if isinstance(finish, Logits):
+        return finish_quad(acc, parameters, finish)
+    multiplier, offset = parameters
+    scaled = let(mulhi(acc << finish.pre_shift, multiplier) + offset)
+    return let(saturate_words(scaled, finish.shift, finish.qmin, finish.qmax))
+
+
+def add_quad(codes: Expr, addend: Pointer, at: Expr, p: AddRescale) -> Expr:
+    """Add four codes of another tensor: int32x4 → int8x4."""
+    total = codes * p.multiplier_a + (widen(addend.load(at, QUAD)) * p.multiplier_b + p.offset)
+    return narrow(let(total), p.shift, p.qmin, p.qmax)
 
 
 def store_quad(y: Pointer, at: Expr, result: Expr, quad: Expr, channels: int) -> None:

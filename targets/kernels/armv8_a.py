@@ -1,6 +1,6 @@
-"""Kernels for AArch64, best first, each with its proof: the families of Armv8.0, the dot product and i8mm."""
+"""Kernels for AArch64, each with its proof and its estimate: the families of Armv8.0, the dot product and i8mm."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from qkd.graph import Add, AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Op, QuantGraph
 from qkd.kernel import Kernel
@@ -16,11 +16,20 @@ from qkd.targets.kernels import (
 )
 from qkd.targets.kernels.armv8_a_elements import is_in_order
 from qkd.targets.kernels.armv8_a_elementwise import add_candidates, pool_candidates
+from qkd.targets.kernels.armv8_a_rates import cycles, rates_of
 from qkd.targets.kernels.armv8_a_requantize import is_supported
+from qkd.targets.kernels.candidate import Candidate, Offer, Refused
+from qkd.targets.kernels.rates import work_of
 
 
-def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
-    """Kernels of an operator, best first; nothing where only the generic kernel is right."""
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterator[Offer]:
+    """Kernels of an operator with their estimates; nothing where only the generic kernel is right."""
+    work, core = work_of(graph, op), rates_of(target)
+    for found in _kernels(graph, op, target):
+        yield found if isinstance(found, Refused) else Candidate.of(found, cycles(work, found.variant, core))
+
+
+def _kernels(graph: QuantGraph, op: Op, target: Target) -> Iterator[Kernel | Refused]:
     match op:
         case Conv2d() | FullyConnected() if is_supported(op.epilogue):
             if target.instruction_set == "armv8.0-a":
@@ -39,7 +48,7 @@ def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
             yield from pool_candidates(graph, op)
 
 
-def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected, in_order: bool) -> Iterable[Kernel]:
+def _armv8_0(graph: QuantGraph, op: Conv2d | FullyConnected, in_order: bool) -> Iterator[Kernel | Refused]:
     if isinstance(op, Conv2d):
         yield from armv8_a_winograd.candidates(graph, op, in_order)
         yield from armv8_a_direct.candidates(graph, op, in_order)

@@ -19,6 +19,12 @@ def fits_int16(rows: NDArray[np.int64], entry: Value) -> bool:
     return largest_code(entry) * _largest_sum(rows) < 2**15
 
 
+def beyond(rows: NDArray[np.int64], entry: Value, scale_bits: int, limit_bits: int) -> str:
+    """By how much a bound of the above is broken, in words."""
+    scale, total = f" * 2**{scale_bits}" if scale_bits else "", largest_code(entry) * _largest_sum(rows) << scale_bits
+    return f"max|q| * sum|w|{scale} is {total:,}; it must stay below 2**{limit_bits} = {2**limit_bits:,}"
+
+
 def largest_code(entry: Value) -> int:
     """The largest magnitude of an activation's codes."""
     return max(abs(entry.qmin), abs(entry.qmax))

@@ -86,7 +86,7 @@ class Window:
         return self.taps == 1 and not any(self.padding)
 
 
-def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
+def kernels(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
     """The generic kernel of an operator; it is safe wherever `freeze` proved the accumulator."""
     rolled = target.instruction_set in ROLLED
     match op:
