@@ -20,7 +20,7 @@ tools:  ## Install cross compilers and emulators where apt may; else say what is
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch -c constraints.txt
-	$(BIN)/pip install --quiet -e '.[train,lower,report,dev]' -c constraints.txt
+	$(BIN)/pip install --quiet -e '.[train,lower,report,rpc,dev]' -c constraints.txt
 	touch $@
 
 demo: setup  ## Recipe to proved firmware on scikit-learn's digits, for eight devices

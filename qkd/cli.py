@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,6 +23,7 @@ RecipePath = Annotated[Path, typer.Argument(help="A recipe, for example benchmar
 Changes = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: train.seed=1 'bits=[\"W4A4\"]'.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; the default is runs/<recipe's name>.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Runner = Literal["emulator", "rpc"]
 Device = Annotated[str, typer.Option(help="A device that `qkd list` names.")]
 
 
@@ -69,13 +70,16 @@ def lower(
     from qkd.targets import load_target
 
     target, budget = load_target(device), BudgetSpec()
-    library = build(plan(load_graph(graph), target, budget), target, budget)
+    planned = plan(load_graph(graph), target, budget)
+    library = build(planned, target, budget)
     _say(
         f"{library.name} on {device}: {library.text_bytes:,} bytes of code, {library.rodata_bytes:,} of constants, "
         f"{library.graph.arena_bytes:,} of arena"
     )
-    for kernel in library.kernels if verbose else ():
+    for choice, kernel in zip(planned.choices, planned.kernels, strict=True) if verbose else ():
         _say(f"  {kernel.op:<24} {kernel.variant:<28} {kernel.scratch_bytes:>7,} scratch  {kernel.why}")
+        for line in choice.lines():
+            _say(f"  {'':<24} {line}")
     if out is not None:
         write_atomic(out / f"lib{library.name}.a", archive(library.objects))
         write_atomic(out / f"{library.name}.h", c_header(library.name, library.graph, None, library.flash_bytes))
@@ -110,6 +114,42 @@ def verify(
             where = f"; first: {found.first_difference}" if found.first_difference else ""
             _say(f"{bits} on {target.name}: {found.differing:,} of {found.elements:,} elements differ{where}")
             differing += found.differing
+    if differing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    source: Annotated[Path, typer.Argument(help="The folder of a run, or a graph: graph.safetensors of a run.")],
+    device: Device,
+    runner: Annotated[Runner, typer.Option(help="Where: in the emulator, or on a board over TVM's RPC.")] = "emulator",
+    tracker: Annotated[str | None, typer.Option(help="HOST:PORT of a tracker that knows boards by key.")] = None,
+    server: Annotated[str | None, typer.Option(help="HOST:PORT of one board's server, without a tracker.")] = None,
+    key: Annotated[str | None, typer.Option(help="The board's key; the default is the device's name.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Inputs to compare: test images of a run, else random.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write each profile here as JSON.")] = None,
+) -> None:
+    """Say what each layer costs on a device or a board, after comparing every element with the reference."""
+    from qkd.compile import build, plan
+    from qkd.graph_inputs import graphs_with_inputs
+    from qkd.profile_table import evidence_line, profile_table
+    from qkd.profiling import profile as put_together
+    from qkd.targets import load_target
+    from qkd.targets.runners import choose_runner
+    from qkd.verification import verify as compare
+
+    target, differing = load_target(device), 0
+    open_on = choose_runner(target, runner, tracker, server, key)
+    for graph, codes, budget in graphs_with_inputs(source, images):
+        library = build(plan(graph, target, budget), target, budget)
+        with open_on(library) as run:
+            found = compare(library, codes, run)
+            cost = put_together(library, run(codes[:1], profile=True))
+        Console(width=max(console.width, 120)).print(profile_table(library.name, cost))
+        _say(f"{evidence_line(cost)}\n{found.differing:,} of {found.elements:,} elements differ")
+        differing += found.differing
+        if out is not None:
+            cost.save(out / f"{library.name}-{target.name}.json")
     if differing:
         raise typer.Exit(1)
 

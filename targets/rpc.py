@@ -46,6 +46,24 @@ def parse_address(text: str, key: str, tracker: bool) -> BoardAddress:
     return BoardAddress(host.strip("[]"), int(port), key, tracker)
 
 
+def tracker_keys(address: BoardAddress) -> list[str]:
+    """The keys of the boards that a tracker knows, or ToolError where it cannot be asked."""
+    _check_reachable(address)
+    worker = Worker(lambda: None)
+    try:
+        return worker.ask(CONNECT_LIMIT_S, f"asking {address}", lambda _: _known_keys(address))
+    finally:
+        worker.close()
+
+
+def _known_keys(address: BoardAddress) -> list[str]:
+    tracker = rpc.connect_tracker(address.host, address.port)
+    try:
+        return sorted({server["key"].removeprefix("server:") for server in tracker.summary()["server_info"]})
+    finally:
+        tracker.close()
+
+
 class BoardSession:
     """A session with a board that has loaded a library with the functions of runtime/rpc_host.c."""
 
@@ -69,7 +87,10 @@ class BoardSession:
     def run(self, inputs: bytes, sizes: Sequence[int]) -> tuple[int, list[bytes]]:
         """Call the harness; its status, and its result files of `sizes` bytes."""
         task = f"running a model on {self.address}"
-        return self._worker.ask(self.limit_s, task, lambda remote: remote.run(inputs, sizes))
+        try:
+            return self._worker.ask(self.limit_s, task, lambda remote: remote.run(inputs, sizes))
+        except ToolError as error:
+            raise ToolError(f"{error}\nTVM's server ends with a library that crashes; start it again then.") from None
 
     def read(self, path: str) -> bytes:
         """What stands behind a path on the board; b"" where nothing does."""
@@ -91,15 +112,15 @@ class _Remote:
         if not address.tracker:
             self.session = rpc.connect(address.host, address.port, address.key, SESSION_LIMIT_S)
             return
+        _check_key(address, _known_keys(address))
         tracker = rpc.connect_tracker(address.host, address.port)
         try:
-            _check_key(address, tracker.summary())
             self.session = tracker.request(address.key, session_timeout=SESSION_LIMIT_S, max_retry=1)
         finally:
             tracker.close()
 
     def upload(self, library: Path) -> None:
-        self.session.upload(str(library))
+        self.session.upload(bytearray(library.read_bytes()), library.name)
 
     def load(self, name: str) -> None:
         self.module = self.session.load_module(name)
@@ -135,9 +156,8 @@ def _check_reachable(address: BoardAddress) -> None:
         ) from None
 
 
-def _check_key(address: BoardAddress, summary: dict[str, Any]) -> None:
+def _check_key(address: BoardAddress, known: Sequence[str]) -> None:
     """A tracker keeps a request for a key that nobody has for ever."""
-    known = sorted({server["key"].removeprefix("server:") for server in summary["server_info"]})
     if address.key not in known:
         raise ToolError(
             f"{address} has no board with key {address.key!r}; it has {', '.join(known) or 'none'}. On the board: "

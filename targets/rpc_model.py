@@ -87,7 +87,7 @@ class RpcModel(HarnessModel):
         wanted = result_sizes(self.graph, job, count)
         sizes = [*(wanted.get(name, 0) for name in RESULT_FILES), MESSAGE_BYTES]
         status, (*contents, message) = self._session.run(job_file(job, inputs, count), sizes)
-        text = message.partition(b"\0")[0].decode().strip()
+        text = message.partition(b"\0")[0].decode(errors="replace").strip()
         if status == STATUS_BROKEN_PROMISE:
             raise InvariantError(f"{self._task}: {text}")
         if status != 0:
@@ -125,8 +125,8 @@ def latencies(graph: QuantGraph, marks_ns: NDArray[np.uint64]) -> tuple[float, d
     """
     names = [op.name for op in graph.ops if not isinstance(op, Reshape)]
     pairs_ns = marks_ns.astype(np.int64).reshape(-1, 2 + len(names), 2)[WARM_UP:]
-    medians_us = np.median(pairs_ns[:, :, 1] - pairs_ns[:, :, 0], axis=0) / 1000
-    whole, *layers = np.maximum(medians_us[1:] - medians_us[0], 0).tolist()
+    medians_ns = np.median(pairs_ns[:, :, 1] - pairs_ns[:, :, 0], axis=0)
+    whole, *layers = (np.maximum(medians_ns[1:] - medians_ns[0], 0) / 1000).tolist()
     return whole, dict(zip(names, layers, strict=True))
 
 

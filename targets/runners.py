@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qkd.device_run import DeviceRun
+from qkd.errors import RecipeError
+from qkd.target import Target
 from qkd.targets.emulation import RUN_LIMIT_S, EmulatedModel
 from qkd.targets.host import HostModel
 from qkd.targets.toolchain import check_tools, working_folder
@@ -96,6 +98,26 @@ def open_board(library: Library, address: BoardAddress, limit_s: float = RUN_LIM
 
     with working_folder() as folder, RpcModel(library, address, folder, limit_s) as model:
         yield Runner(library, model)
+
+
+def choose_runner(
+    target: Target, kind: str, tracker: str | None, server: str | None, key: str | None
+) -> Callable[[Library], AbstractContextManager[Runner]]:
+    """Choose `open_runner` for kind "emulator", `open_board` for "rpc"; RecipeError where options contradict.
+
+    `tracker` or `server` is HOST:PORT; `key` is the target's name where it is None.
+    """
+    places = [place for place in (tracker, server) if place]
+    if kind != "rpc":
+        if places or key:
+            raise RecipeError("a tracker, server or key is for boards; add --runner rpc")
+        return open_runner
+    if len(places) != 1:
+        raise RecipeError("--runner rpc needs either --tracker HOST:PORT or --server HOST:PORT of a board")
+    from qkd.targets.rpc import parse_address
+
+    address = parse_address(places[0], key or target.name, tracker=bool(tracker))
+    return lambda library: open_board(library, address)
 
 
 def run_on(

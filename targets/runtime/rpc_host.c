@@ -110,6 +110,7 @@ int __tvm_ffi_qkd_run(void *self, const ffi_any *arguments, int32_t count, ffi_a
   for (int i = 0; i < FILES; i++) {
     if (open_tensor(&files[i], &arguments[i]) != 0) return 0;
   }
+  memset(files[MESSAGE].next, 0, (size_t)(files[MESSAGE].end - files[MESSAGE].next));
   exit_status = 0;
   if (setjmp(out) == 0) harness_main();
   result->value.integer = exit_status;
