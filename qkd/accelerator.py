@@ -33,7 +33,6 @@ def make_deterministic(device: torch.device) -> None:
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as torch's notes on reproducibility ask
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.cuda.set_device(device)
 
 
 def precision(settings: TrainSpec, device: torch.device) -> AbstractContextManager[Any]:

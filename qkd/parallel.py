@@ -29,6 +29,8 @@ def start(device: torch.device = CPU) -> None:
     """Join the other ranks, if torchrun started this process: over gloo in main memory, nccl between CUDA devices."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         backends = "gloo" if device == CPU else "cpu:gloo,cuda:nccl"  # the loss's mean stays in main memory
+        if device != CPU:
+            torch.cuda.set_device(device)  # which barriers use
         dist.init_process_group(backends, timeout=PATIENCE)
 
 

@@ -177,7 +177,7 @@ def calibrate(student: QuantStudent, images: Tensor) -> None:
     for quantizer in quantizers:
         quantizer.calibrating = True
     with student.running("fake"):
-        student(images)
+        student(images.to(student.weighted()[0].weight.device))
     for quantizer in quantizers:
         quantizer.calibrating = False
     student.train(training)

@@ -20,9 +20,10 @@ from qkd.passes.co_study import CoStudy
 from qkd.passes.quantize import Quantize
 from qkd.recipe import TrainSpec
 from qkd.state import TrainState
+from qkd.student import calibrate, image_batch
 from qkd.training import Job
 from qkd.training_run import shared_settings
-from tests.networks import tiny_state
+from tests.networks import SHAPE, random_pixels, small_student, tiny_state
 
 META = torch.device("meta")
 
@@ -100,6 +101,12 @@ def test_a_whole_step_keeps_to_the_device(monkeypatch: pytest.MonkeyPatch) -> No
     stepped = [p for learner in run.job.learners.values() for p in learner.network.parameters()]
     assert all(p.grad is not None and p.grad.device == META for p in stepped)
     assert all(kept["momentum_buffer"].device == META for kept in run.optimiser.state.values())
+
+
+def test_steps_are_fitted_where_the_student_lies() -> None:
+    student = small_student().to(META)
+    calibrate(student, image_batch(random_pixels(SHAPE, 4)))
+    assert all(layer.output.raw.device == META for layer in student.ordered() if layer.output is not None)
 
 
 def test_networks_go_back_to_main_memory_after_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
