@@ -39,7 +39,8 @@ from qkd.student import calibrate, image_batch
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.board import board_files
-from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels import choices
+from qkd.targets.kernels.choice import Choice
 from qkd.targets.kernels.fusing import adds_that_pay
 from qkd.targets.runners import open_runner
 from qkd.targets.shared_library import shared_library_bytes
@@ -57,6 +58,8 @@ class Plan:
 
     graph: QuantGraph
     kernels: tuple[Kernel, ...]
+    choices: tuple[Choice, ...]
+    """What each kernel was chosen from."""
 
     def buffers(self) -> tuple[BufferFact, ...]:
         """The arena's buffers, as the report draws them."""
@@ -70,7 +73,8 @@ class Plan:
 def plan(graph: QuantGraph, target: Target, budget: BudgetSpec) -> Plan:
     """Choose kernels and place every buffer, or raise DoesNotFitError; shapes are enough, so it also runs untrained."""
     fuse = FuseAdds(adds_that_pay(graph, target, budget.scratch_bytes))
-    kernels = choose_kernels(fuse(graph), target, budget.scratch_bytes)
+    found = choices(fuse(graph), target, budget.scratch_bytes)
+    kernels = tuple(choice.kernel() for choice in found)
     memory = PlanMemory(
         scratch_bytes={k.op: k.scratch_bytes for k in kernels},
         in_place=frozenset(k.op for k in kernels if k.in_place),
@@ -79,7 +83,7 @@ def plan(graph: QuantGraph, target: Target, budget: BudgetSpec) -> Plan:
     )
     planned = run_passes((fuse, memory), graph)
     _check_flash(sum(c.nbytes for k in kernels for c in k.constants), graph.name, target, budget, "the weights alone")
-    return Plan(planned, kernels)
+    return Plan(planned, kernels, found)
 
 
 def build(planned: Plan, target: Target, budget: BudgetSpec) -> Library:

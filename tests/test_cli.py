@@ -115,6 +115,8 @@ def test_lower_says_which_kernel_was_chosen_and_writes_the_library(finished: Pat
     done = qkd("lower", graph, "--device", "cortex_m4", "-v", "--out", "library", folder=finished)
     assert done.returncode == 0
     assert "conv_0" in done.stdout
+    assert "estimated at" in done.stdout
+    assert "next generic" in done.stdout
     assert (finished / "library" / "libsmall_ternary_a8.a").read_bytes().startswith(b"!<arch>")
 
 

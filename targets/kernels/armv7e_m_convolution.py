@@ -18,7 +18,7 @@ from qkd.targets.kernels.armv7e_m_weights import WeightFormat
 from qkd.targets.kernels.bounds import beyond, fits_int32
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
 from qkd.targets.kernels.epilogue import channel_table, finish
-from qkd.targets.kernels.generic import Window, make_kernel, window_of
+from qkd.targets.kernels.generic import Window, make_kernel, variant_name, window_of
 from qkd.tir import Expr, Operand, Pointer, array, cast, constant, let, opaque
 
 TILES = ((2, 2), (1, 4), (2, 1), (1, 1))
@@ -159,7 +159,7 @@ def _candidate(graph: QuantGraph, op: Matrix, plan: Plan, table_bytes: int) -> C
     cycles = smlad_cycles(plan.product, plan.activations, plan.window, channels)
     safe = f"max|q| * sum|w| * 2**{plan.weights.scale_bits} < 2**31"
     return Candidate(
-        plan.variant, cycles, plan.weight_bytes(channels) + table_bytes,
+        variant_name(op, plan.variant), cycles, plan.weight_bytes(channels) + table_bytes,
         4 * plan.activations.scratch_words, lambda: matrix_kernel(graph, op, plan, safe),
     )  # fmt: skip
 

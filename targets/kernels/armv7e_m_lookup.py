@@ -30,7 +30,7 @@ from qkd.targets.kernels.armv7e_m_lookup_geometry import (
 from qkd.targets.kernels.bounds import beyond, fits_int16
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
 from qkd.targets.kernels.epilogue import channel_table
-from qkd.targets.kernels.generic import Window, window_of
+from qkd.targets.kernels.generic import Window, variant_name, window_of
 
 POINTWISE_COLUMNS = 8
 
@@ -90,7 +90,7 @@ def _candidate(graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, groups: 
     entries = groups.size // GROUP
     weight_bytes = -(-entries // ENTRIES_PER_FRACTION) * 3 + 1
     flash_bytes = weight_bytes + channel_table(op.epilogue).nbytes
-    return Candidate(plan.variant, lookup_cycles(plan), flash_bytes, plan.scratch_bytes, make)
+    return Candidate(variant_name(op, plan.variant), lookup_cycles(plan), flash_bytes, plan.scratch_bytes, make)
 
 
 def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:

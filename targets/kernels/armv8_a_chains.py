@@ -80,12 +80,23 @@ def longest_chains(rows: NDArray[np.int8], amax: int, segments: int) -> tuple[Ch
 def sum_fits_int16(rows: NDArray[np.int64], qmin: int, qmax: int) -> bool:
     """Prove that the sum of a channel's products fits int16 whatever the input; sums on the way to it may wrap.
 
-    `rows` holds the weights of one channel in each row, codes lie in [qmin, qmax]: the least and the largest sum take
-    for each weight the code that suits it.
+    `rows` holds the weights of one channel in each row, codes lie in [qmin, qmax].
     """
+    least, most = sum_range(rows, qmin, qmax)
+    return least >= -INT16_MAX - 1 and most <= INT16_MAX
+
+
+def sum_range(rows: NDArray[np.int64], qmin: int, qmax: int) -> tuple[int, int]:
+    """The least and the largest sum of any channel: each weight takes the code that suits it."""
     products = np.stack([rows * qmin, rows * qmax]).reshape(2, len(rows), -1)
     least, most = products.min(axis=0).sum(axis=1), products.max(axis=0).sum(axis=1)
-    return int(least.min()) >= -INT16_MAX - 1 and int(most.max()) <= INT16_MAX
+    return int(least.min()), int(most.max())
+
+
+def beyond_int16(rows: NDArray[np.int64], qmin: int, qmax: int) -> str:
+    """By how much `sum_fits_int16` fails, in words."""
+    least, most = sum_range(rows, qmin, qmax)
+    return f"sums of a channel reach from {least:,} to {most:,}; int16 holds {-INT16_MAX - 1:,} to {INT16_MAX:,}"
 
 
 def largest_divisor(count: int, largest: int) -> int:

@@ -1,6 +1,6 @@
 """Convolution and matrix product for Armv8.0 whose sums are proved to fit int16: few bits, or few taps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,13 @@ from qkd.kernel import Kernel
 from qkd.targets.kernels import armv8_a_elements as elements
 from qkd.targets.kernels.armv8_a_broadcast import DEPTH, LANES, Sums, block_channels, rows_of_block
 from qkd.targets.kernels.armv8_a_build import build_kernel
-from qkd.targets.kernels.armv8_a_chains import largest_divisor, sum_fits_int16
+from qkd.targets.kernels.armv8_a_chains import beyond_int16, largest_divisor, sum_fits_int16
 from qkd.targets.kernels.armv8_a_elements import widen_bytes
 from qkd.targets.kernels.armv8_a_neon import forget_loads, hidden_address, hide
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, Patches, ceil_to, patches_of, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table, load_channels, to_codes
 from qkd.targets.kernels.armv8_a_weights import channel_blocks, pack_vectors, unpack, unpacked_bytes
+from qkd.targets.kernels.candidate import Refused
 from qkd.targets.kernels.generic import window_of
 from qkd.tir import Expr, Pointer, Register, constant, high_half, let, loop, low_half, minimum, nounroll, widen
 
@@ -25,10 +26,13 @@ UNROLLED_TAPS_BY_ELEMENT = 64
 FEWEST_TAPS_BY_ELEMENT = 64  # with fewer, widening the codes costs more than it saves
 
 
-def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterable[Kernel]:
+def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterator[Kernel | Refused]:
     """The kernel of a convolution with sixteen output channels or more, where the weights bound every sum."""
     entry, weight = graph.values[op.input], graph.values[op.weight]
-    if weight.shape[0] < LANES or not sum_fits_int16(weight.codes, entry.qmin, entry.qmax):
+    if weight.shape[0] < LANES:
+        return
+    if not sum_fits_int16(weight.codes, entry.qmin, entry.qmax):
+        yield Refused("direct_int16", beyond_int16(weight.codes, entry.qmin, entry.qmax))
         return
     patches = patches_of(window_of(graph, op), entry.qparams.zero_point)
     by_element = by_element and patches.taps >= FEWEST_TAPS_BY_ELEMENT

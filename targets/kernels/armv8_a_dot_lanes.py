@@ -4,7 +4,7 @@ Small weights save the widening to int32; int8 needs it after each or every seco
 products. The lanes of four channels are summed at the end, which leaves four pixels as four vectors of channels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from qkd.targets.kernels.armv8_a_neon import forget_loads, multiply_add, pin, sa
 from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES, Patches, patches_of, tiles
 from qkd.targets.kernels.armv8_a_requantize import Channels, block_table, load_channels, to_codes, to_logits
 from qkd.targets.kernels.armv8_a_weights import channel_blocks, pack_vectors, unpack, unpacked_bytes
+from qkd.targets.kernels.candidate import Refused
 from qkd.targets.kernels.generic import window_of
 from qkd.tir import Expr, Pointer, Register, constant, let, loop, minimum, nounroll
 
@@ -26,13 +27,15 @@ PIXELS = 4
 CHANNELS = 4
 
 
-def candidates(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterable[Kernel]:
+def candidates(graph: QuantGraph, op: Conv2d | FullyConnected) -> Iterator[Kernel | Refused]:
     """The kernel of a convolution or matrix product, where one chunk is safe and four channels exist."""
     entry, weight = graph.values[op.input], graph.values[op.weight]
     patches = patches_of(window_of(graph, op), entry.qparams.zero_point)
     rows = patches.arrange(weight.codes)
     chains = longest_chains(rows, max(abs(entry.qmin), abs(entry.qmax)), patches.segments)
-    if chains and len(rows) >= CHANNELS:
+    if chains is None:
+        yield Refused("dot_lanes", "two products of an int16 lane do not fit it")
+    elif len(rows) >= CHANNELS:
         yield _kernel(graph, op, Product(patches, chains, min(PIXELS, patches.columns)), rows)
 
 

@@ -25,13 +25,13 @@ IN_ORDER: CoreRates = {
 """Cortex-A53."""
 
 OUT_OF_ORDER: CoreRates = {
-    "winograd": Rate(mac=0.05, output=0.9, output_times_n=1.5),
-    "direct_int16": Rate(mac=0.13, weight=0.033, input=0.24),
-    "dot_lanes": Rate(mac=0.135, mac_over_n=0.004, output=0.84),
-    "single": Rate(mac=0.192),
-    "depthwise": Rate(mac=0.3, output_times_n=0.1),
-    "vector_add": Rate(output=1.157),
-    "vector_pool": Rate(mac=0.128),
+    "winograd": Rate(mac=0.055, output=1.2, output_times_n=0.65),
+    "direct_int16": Rate(mac=0.128, output=0.53, weight=0.08),
+    "dot_lanes": Rate(mac=0.134, mac_over_n=0.013, output=0.71),
+    "single": Rate(mac=0.183),
+    "depthwise": Rate(mac=0.264),
+    "vector_add": Rate(output=1.16),
+    "vector_pool": Rate(mac=0.136),
 }
 """Cortex-A72, by the model of the A57."""
 

@@ -5,7 +5,7 @@ channels a vector; products of 16 matrices in wrapping int16, SMLAL with LD4R br
 tile; the output transform by halving adds, requantized on the way out. `armv8_a_winograd_proof` says why that is exact.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from qkd.targets.kernels.armv8_a_neon import hidden_address
 from qkd.targets.kernels.armv8_a_patches import pad_input, tiles
 from qkd.targets.kernels.armv8_a_requantize import block_table
 from qkd.targets.kernels.armv8_a_weights import channel_blocks
-from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, INT16_MAX, POSITIONS, prove
+from qkd.targets.kernels.armv8_a_winograd_proof import INT8_MAX, INT16_MAX, POSITIONS, beyond_proof, prove
 from qkd.targets.kernels.armv8_a_winograd_transforms import (
     QUAD,
     QUAD_WIDTH,
@@ -29,21 +29,25 @@ from qkd.targets.kernels.armv8_a_winograd_transforms import (
     transform_input,
     transform_output,
 )
+from qkd.targets.kernels.candidate import Refused
 from qkd.targets.kernels.generic import window_of
 from qkd.tir import Expr, Pointer, Register, constant, let, loop, nounroll
 
 UNROLLED_CHANNELS = 16
 
 
-def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterable[Kernel]:
+def candidates(graph: QuantGraph, op: Conv2d, by_element: bool) -> Iterator[Kernel | Refused]:
     """The kernel of a 3 x 3 convolution of stride 1 whose channels fill vectors and whose weights allow it."""
     window, entry, weight = window_of(graph, op), graph.values[op.input], graph.values[op.weight]
     if window.kernel != (3, 3) or window.stride != (1, 1) or window.out_height < 2 or window.out_width < QUAD_WIDTH:
         return
     if window.channels % LANES or weight.shape[0] % LANES:
         return
-    proof = prove(weight.codes, entry, elements.DEPTH if by_element else DEPTH, INT16_MAX if by_element else INT8_MAX)
-    if proof is not None:
+    depth, limit = (elements.DEPTH, INT16_MAX) if by_element else (DEPTH, INT8_MAX)
+    proof = prove(weight.codes, entry, depth, limit)
+    if proof is None:
+        yield Refused("winograd", beyond_proof(weight.codes, entry, depth, limit))
+    else:
         plan = plan_of(window, entry.qparams.zero_point, weight.shape[0], proof, by_element)
         yield _kernel(graph, op, plan)
 

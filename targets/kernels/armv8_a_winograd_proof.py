@@ -96,6 +96,19 @@ def prove(weight: NDArray[np.int64], entry: Value, step: int, limit: int) -> Pro
     return None
 
 
+def beyond_proof(weight: NDArray[np.int64], entry: Value, step: int, limit: int) -> str:
+    """By how much `prove` fails, in words; its parameters."""
+    largest = int(np.abs(transform_weights(weight)).max())
+    if largest > limit:
+        return f"a transformed weight is {largest}; {limit} is the largest that the kernel holds"
+    centre = centre_of(entry)
+    if not _transform_fits(entry.qmin - centre, entry.qmax - centre, limit):
+        return f"transformed codes reach {2 * (entry.qmax - entry.qmin)}; {limit} is the largest that the kernel holds"
+    least, most = ranges_of_channels(weight, entry.qmin - centre, entry.qmax - centre)
+    low, high = (r.reshape(*r.shape[:2], -1, step).sum(axis=3) for r in (least, most))
+    return f"sums over {step} channels reach from {low.min():,} to {high.max():,}; int16 cannot hold them"
+
+
 def centre_of(entry: Value) -> int:
     """The middle of an activation's codes."""
     return (entry.qmin + entry.qmax + 1) // 2

@@ -3,7 +3,7 @@
 from qkd.graph import QuantGraph
 from qkd.passes.fuse_adds import fusable_adds, fuse_adds
 from qkd.target import Target
-from qkd.targets.kernels import choose_kernels
+from qkd.targets.kernels import choices
 from qkd.targets.kernels.generic import WITH_ADD
 
 
@@ -19,18 +19,18 @@ def adds_that_pay(graph: QuantGraph, target: Target, scratch_cap_bytes: int | No
         Not fused yet.
     target : Target
     scratch_cap_bytes : int, optional
-        As for `choose_kernels`.
+        As for `choices`.
 
     Raises
     ------
     DoesNotFitError
-        As `choose_kernels`.
+        As `choices`.
     """
     pairs = tuple(fusable_adds(graph))
     if not pairs:
         return frozenset()
     alone, fused = (
-        {kernel.op: kernel.variant for kernel in choose_kernels(version, target, scratch_cap_bytes)}
+        {choice.op: choice.allowed[0].variant for choice in choices(version, target, scratch_cap_bytes)}
         for version in (graph, fuse_adds(graph, pairs))
     )
     return frozenset(pair.add.name for pair in pairs if fused[pair.name] == alone[pair.conv.name] + WITH_ADD)

@@ -187,6 +187,11 @@ def _pool(graph: QuantGraph, op: AveragePool2d | MaxPool2d, rolled: bool) -> Ker
     return make_kernel(graph, op, body)
 
 
+def variant_name(op: Op, variant: str) -> str:
+    """A template's name for an operator: that of a fused one says so."""
+    return variant + WITH_ADD if isinstance(op, Conv2dAdd) else variant
+
+
 def make_kernel(
     graph: QuantGraph, op: Op, body: Callable[..., None], constants: tuple[Constant, ...] = (), scratch_bytes: int = 0,
     in_place: bool = False, *, variant: str = "generic", why: str = "the only variant", prelude: str = "",
@@ -200,7 +205,7 @@ def make_kernel(
         params.append(Param("scratch", "int8", scratch_bytes))
     return Kernel(
         op.name,
-        variant + WITH_ADD if isinstance(op, Conv2dAdd) else variant,
+        variant_name(op, variant),
         lambda symbol: function(symbol, params, body, may_alias=in_place, prelude=prelude),
         constants,
         scratch_bytes,
