@@ -3,8 +3,10 @@
 `python -m benchmarks.aarch64` runs every core, network and format in qemu-aarch64, compares every element of every
 layer with the reference, prints a table and writes results/aarch64.json. Weights are random: they decide which proofs
 hold, so formats of few bits are measured with uniform weights, the worst case, and with bell-shaped ones as training
-leaves them. `--peers FOLDER` measures LiteRT and ONNX Runtime in the same run; `aarch64_peers.py` tells what the
-folder holds. Cycles need llvm-mca 19 (`--llvm-mca`); they are estimates, and no count here is a latency.
+leaves them. `--trained W4A8=runs/x/w4a8/graph.safetensors …` adds rows for networks that were trained and frozen.
+`--peers FOLDER` measures LiteRT and ONNX Runtime in the same run; `aarch64_peers.py` tells what the folder holds.
+Cycles need llvm-mca 19 (`--llvm-mca`); they are estimates, and no count here is a latency. Rows of the record that a
+run does not measure again stay, with their date.
 """
 
 import argparse
@@ -19,13 +21,14 @@ from rich.table import Table
 
 from benchmarks.aarch64_peers import measure_peers, peer_versions
 from benchmarks.cycle_estimate import estimate_cycles, simulator_version
-from benchmarks.measuring import SAMPLES, measure_network
+from benchmarks.measuring import SAMPLES, load_trained, measure_network
 from benchmarks.networks import NETWORKS
-from benchmarks.record import write_record
+from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph, Value
 from qkd.lower import Library
+from qkd.machine import today
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.verification import Verification
@@ -44,27 +47,34 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
     parser.add_argument("--networks", nargs="+", choices=tuple(FORMATS), default=tuple(FORMATS))
     parser.add_argument("--bits", nargs="+", type=Bits.parse, help="formats; each network has its own default")
+    parser.add_argument("--trained", nargs="+", default=(), metavar="BITS=FILE", help="graphs of finished runs")
     parser.add_argument("--peers", type=Path, help="folder with an AArch64 Python, the peers' wheels and models")
     parser.add_argument("--llvm-mca", default="llvm-mca-19")
     parser.add_argument("--no-record", action="store_true", help="only print")
     options = parser.parse_args()
+    trained = [("trained", *load_trained(text)) for text in options.trained]
     rows: list[dict[str, Any]] = []
     tools: dict[str, dict[str, str]] = {}
     for core in options.cores:
         target = load_target(core)
-        for network in options.networks:
-            formats = options.bits or [Bits.parse(text) for text in FORMATS[network]]
-            for weights, bits, graph in _graphs(network, formats, target):
-                row, run = measure(graph, target, options.llvm_mca)
-                rows.append({"core": core, "network": network, "bits": str(bits), "weights": weights, **row})
-                tools[core] = dict(run.tool_versions)
-                print(f"{core} {network} {bits} {weights}: {row['instructions']:,}", flush=True)
+        graphs = [
+            found for network in options.networks
+            for found in _graphs(network, options.bits or [Bits.parse(text) for text in FORMATS[network]], target)
+        ]  # fmt: skip
+        for weights, bits, graph in graphs + trained:
+            row, run = measure(graph, target, options.llvm_mca)
+            key = {"core": core, "network": graph.name, "bits": str(bits), "weights": weights}
+            rows.append({**key, "date": today(), **row})
+            tools[core] = dict(run.tool_versions)
+            print(f"{core} {graph.name} {bits} {weights}: {row['instructions']:,}", flush=True)
         if options.peers:
-            rows += [{"core": core, **row} for row in measure_peers(options.peers, target, options.networks)]
+            found = measure_peers(options.peers, target, options.networks)
+            rows += [{"core": core, "date": today(), **row} for row in found]
     Console(width=150).print(_table(rows))
     if not options.no_record:
         peers = peer_versions(options.peers) if options.peers else {}
         estimator = simulator_version(options.llvm_mca)
+        rows = kept_rows("aarch64", rows, ("engine", "core", "network", "bits", "weights")) + rows
         print(write_record("aarch64", rows, device_tools=tools, peers=peers, estimator=estimator, samples=SAMPLES))
 
 
@@ -105,6 +115,7 @@ def _row(library: Library, proof: Verification, run: DeviceRun, cycles: int) -> 
         "arena_bytes": library.graph.arena_bytes,
         "scratch_bytes": max(kernel.scratch_bytes for kernel in library.kernels),
         "stack_bytes": run.stack_bytes,
+        "graph_sha256": library.graph.sha256(),
         "differing": proof.differing,
         "elements": proof.elements,
         "layers": [

@@ -56,7 +56,7 @@ def peer_versions(folder: Path) -> dict[str, str]:
 
 def _row(engine: str, network: str, instructions: int) -> dict[str, Any]:
     absent = ("cycles_estimate", "text_bytes", "rodata_bytes", "arena_bytes", "scratch_bytes", "differing", "elements")
-    row = {"network": network, "bits": "W8A8", "engine": engine, "instructions": instructions}
+    row = {"network": network, "bits": "W8A8", "weights": None, "engine": engine, "instructions": instructions}
     return {**row, **dict.fromkeys(absent)}
 
 

@@ -11,7 +11,6 @@ that a run does not measure again stay, with their date.
 import argparse
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,13 +18,12 @@ from rich.table import Table
 
 from benchmarks.cycle_estimate import SIMULATIONS, Estimate, simulator_version
 from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
-from benchmarks.measuring import SAMPLES, measure_network
+from benchmarks.measuring import SAMPLES, load_trained, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
-from qkd.graph_file import load_graph
 from qkd.lower import Library
 from qkd.machine import today
 from qkd.target import Target
@@ -65,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     simulator = shutil.which(options.llvm_mca)
     graphs = [("random", bits, NETWORKS[network](bits)) for network in options.networks for bits in options.bits]
-    graphs += [("trained", *_load(text)) for text in options.trained]
+    graphs += [("trained", *load_trained(text)) for text in options.trained]
     rows, tools = [], {}
     for core in options.cores:
         for weights, bits, graph in graphs:
@@ -80,12 +78,6 @@ def main() -> None:
         rows = kept_rows("cortex_m", rows, ("core", "network", "bits", "weights")) + rows
         print(write_record("cortex_m", rows, device_tools=tools, estimator=version, samples=SAMPLES,
                            cmsis_nn=_comparison()))  # fmt: skip
-
-
-def _load(text: str) -> tuple[Bits, QuantGraph]:
-    """Read BITS=FILE."""
-    bits, _, path = text.partition("=")
-    return Bits.parse(bits), load_graph(Path(path))
 
 
 def measure(graph: QuantGraph, target: Target, simulator: str | None) -> tuple[dict[str, Any], DeviceRun]:

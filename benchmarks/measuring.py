@@ -1,8 +1,12 @@
 """One network on one device: lowered, proved on random inputs, one inference counted."""
 
+from pathlib import Path
+
+from qkd.bits import Bits
 from qkd.compile import build, plan
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
+from qkd.graph_file import load_graph
 from qkd.lower import Library
 from qkd.recipe import BudgetSpec
 from qkd.target import Target
@@ -11,6 +15,12 @@ from qkd.verification import Verification, verify
 from tests.strategies import random_inputs
 
 SAMPLES = 4
+
+
+def load_trained(text: str) -> tuple[Bits, QuantGraph]:
+    """Read BITS=FILE, the graph of a finished run."""
+    bits, _, path = text.partition("=")
+    return Bits.parse(bits), load_graph(Path(path))
 
 
 def measure_network(graph: QuantGraph, target: Target) -> tuple[Library, Verification, DeviceRun]:

@@ -32,6 +32,6 @@ def kept_rows(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) 
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return []
-    record, again = json.loads(path.read_text()), {tuple(row[k] for k in key) for row in rows}
+    record, again = json.loads(path.read_text()), {tuple(row.get(k) for k in key) for row in rows}
     old = ({"date": record["date"], **row} for row in record["rows"])
-    return [row for row in old if tuple(row[k] for k in key) not in again]
+    return [row for row in old if tuple(row.get(k) for k in key) not in again]
