@@ -1,7 +1,8 @@
 """What a Linux board is, and whether it is emulated: time on an emulated board is no latency, so doubt counts as such.
 
 An emulator lies about many things: user-mode QEMU answers `uname` as an Arm kernel would, and hides itself behind
-/proc/self. What it cannot show is the register file that a real Arm kernel keeps in sysfs.
+/proc/self. What it cannot show is the register file that a real Arm kernel keeps in sysfs. System-mode QEMU shows that
+too, and even the model of a Raspberry Pi; it is known by its timer.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ AUXILIARY = "/proc/self/auxv"
 TEXTS = (*EXECUTABLES, CPUINFO, MODEL, COMPATIBLE, VENDOR, MIDR, GOVERNOR, KERNEL)
 
 EMULATORS = re.compile(r"(?:^|/)(?:qemu|rosetta|fex|box64|blink|valgrind)", re.IGNORECASE)
+EMULATED_COUNTER_HZ = 62_500_000
+"""QEMU's generic timer on the cores of Armv8.0 to 8.5; boards have 19.2, 24, 25, 54, 100 MHz and the like."""
 VIRTUAL_BOARDS = re.compile(r"qemu|dummy-virt|foundation-|fvp|gem5", re.IGNORECASE)
 
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
@@ -36,7 +39,7 @@ REQUIRED: Mapping[InstructionSet, tuple[str, int, int]] = {
 """Instructions that not every 64-bit Arm core has: their name, and the word and bit by which Linux tells of them."""
 
 
-def identify(read: Callable[[str], bytes]) -> Board:
+def identify(read: Callable[[str], bytes], counter_hz: int) -> Board:
     """Say what a board is.
 
     Parameters
@@ -44,6 +47,8 @@ def identify(read: Callable[[str], bytes]) -> Board:
     read : callable
         Returns what stands behind a path on the board, a link's target or a file's content; b"" where nothing does.
         It must run as native code there, in the process that runs the model.
+    counter_hz : int
+        Frequency of the core's generic timer.
 
     Returns
     -------
@@ -51,7 +56,7 @@ def identify(read: Callable[[str], bytes]) -> Board:
         Emulated where one sign says so, not emulated only where all that a real board shows is there, else unknown.
     """
     texts = {path: read(path).decode(errors="replace").strip("\0 \n") for path in TEXTS}
-    return Board(_description(texts), *_verdict(texts))
+    return Board(_description(texts), *_verdict(texts, counter_hz))
 
 
 def missing_instructions(auxiliary: bytes, instruction_set: InstructionSet) -> str | None:
@@ -63,7 +68,7 @@ def missing_instructions(auxiliary: bytes, instruction_set: InstructionSet) -> s
     return None if pairs.get(word, 0) >> bit & 1 else name
 
 
-def _verdict(texts: Mapping[str, str]) -> tuple[bool | None, str]:
+def _verdict(texts: Mapping[str, str], counter_hz: int) -> tuple[bool | None, str]:
     for path in EXECUTABLES:
         if EMULATORS.search(texts[path]):
             return True, f"emulated: its processes are run by {texts[path]}"
@@ -73,6 +78,8 @@ def _verdict(texts: Mapping[str, str]) -> tuple[bool | None, str]:
     for path in (MODEL, COMPATIBLE, VENDOR):
         if VIRTUAL_BOARDS.search(texts[path]):
             return None, f"a virtual machine by {path}: whether its processor is emulated cannot be told"
+    if counter_hz == EMULATED_COUNTER_HZ:
+        return None, f"its timer runs at {counter_hz:,} Hz, as QEMU's does: it may be emulated"
     if _midr_number(midr) is None or "CPU implementer" not in texts[CPUINFO]:
         return None, f"it has no {MIDR}, which every 64-bit Arm kernel has: it may be emulated"
     if not (texts[MODEL] or texts[VENDOR]) or not any(texts[path] for path in EXECUTABLES):

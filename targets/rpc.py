@@ -96,6 +96,11 @@ class BoardSession:
         """What stands behind a path on the board; b"" where nothing does."""
         return self._worker.ask(self.limit_s, f"reading {path} on {self.address}", lambda remote: remote.read(path))
 
+    def counter_hz(self) -> int:
+        """Frequency of the core's generic timer; 0 where it has none."""
+        task = f"reading the timer of {self.address}"
+        return self._worker.ask(self.limit_s, task, lambda remote: int(remote.module["qkd_counter_hz"]()))
+
     def close(self) -> None:
         """End the session, if there is still somebody to end it with."""
         self._worker.close()

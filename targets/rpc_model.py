@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 RESULT_FILES = get_args(ResultFile)
 MESSAGE_BYTES = 256
-EXPORTS = ("__tvm_ffi_qkd_run", "__tvm_ffi_qkd_read")
+EXPORTS = ("__tvm_ffi_qkd_run", "__tvm_ffi_qkd_read", "__tvm_ffi_qkd_counter_hz")
 
 WARM_UP = 10
 REPEATS = 100
@@ -55,7 +55,7 @@ class RpcModel(HarnessModel):
         self._session = BoardSession(address, limit_s)
         try:
             self._load(shared)
-            self.board = identify(self._session.read)
+            self.board = identify(self._session.read, self._session.counter_hz())
         except BaseException:
             self._session.close()
             raise

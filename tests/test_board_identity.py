@@ -40,11 +40,11 @@ USER_MODE_EMULATOR = {
 """As QEMU 7.2 shows it to a guest program."""
 
 
-def board(facts: dict[str, str], **changes: str) -> Board:
+def board(facts: dict[str, str], counter_hz: int = 19_200_000, **changes: str) -> Board:
     """Identify a board by its facts with some of them changed."""
     names = {"midr": MIDR, "model": MODEL, "compatible": COMPATIBLE, "cpuinfo": CPUINFO, "vendor": VENDOR}
     shown = {**facts, **{names[key]: text for key, text in changes.items()}}
-    return identify(lambda path: shown.get(path, "").encode())
+    return identify(lambda path: shown.get(path, "").encode(), counter_hz)
 
 
 def test_a_real_board_is_not_emulated_and_says_what_it_is() -> None:
@@ -89,6 +89,12 @@ def test_what_proves_nothing_is_unknown_and_not_real(changes: dict[str, str]) ->
     found = board(RASPBERRY_PI_3, **changes)
     assert found.emulated is None
     assert "emulated" in found.why
+
+
+def test_a_raspberry_pi_with_the_timer_of_an_emulator_is_not_believed() -> None:
+    found = board(RASPBERRY_PI_3, counter_hz=62_500_000)
+    assert found.emulated is None
+    assert "as QEMU's does" in found.why
 
 
 def test_a_board_that_tells_nothing_is_unknown() -> None:

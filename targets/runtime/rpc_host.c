@@ -1,4 +1,4 @@
-/* The harness as two functions that a TVM RPC server can call; what are files elsewhere are tensors of the session here. */
+/* The harness as functions that a TVM RPC server can call; what are files elsewhere are tensors of the session here. */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <setjmp.h>
@@ -132,5 +132,16 @@ int __tvm_ffi_qkd_read(void *self, const ffi_any *arguments, int32_t count, ffi_
     if (file != NULL) fclose(file);
   }
   result->value.integer = length;
+  return 0;
+}
+
+/* counter_hz() → frequency of the core's generic timer, by which emulators can be known; 0 on other processors. */
+int __tvm_ffi_qkd_counter_hz(void *self, const ffi_any *arguments, int32_t count, ffi_any *result) {
+  (void)self, (void)arguments, (void)count;
+  uint64_t frequency_hz = 0;
+#ifdef __aarch64__
+  __asm__("mrs %0, cntfrq_el0" : "=r"(frequency_hz));
+#endif
+  *result = (ffi_any){.type = FFI_INT, .value.integer = (int64_t)frequency_hz};
   return 0;
 }
