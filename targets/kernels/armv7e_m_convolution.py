@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from qkd.graph import Conv2d, Conv2dAdd, FullyConnected, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv7e_m_activations import PRELUDE, Columns, Rows, rolled
-from qkd.targets.kernels.armv7e_m_cost import smlad_cycles
+from qkd.targets.kernels.armv7e_m_cost import residual_cycles, smlad_cycles
 from qkd.targets.kernels.armv7e_m_elementwise import addend_of
 from qkd.targets.kernels.armv7e_m_gemm import Product, Tile, tile_start
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
@@ -156,7 +156,7 @@ def candidates(graph: QuantGraph, op: Matrix) -> Iterator[Offer]:
 
 def _candidate(graph: QuantGraph, op: Matrix, plan: Plan, table_bytes: int) -> Candidate:
     channels = graph.values[op.weight].shape[0]
-    cycles = smlad_cycles(plan.product, plan.activations, plan.window, channels)
+    cycles = smlad_cycles(plan.product, plan.activations, plan.window, channels) + residual_cycles(graph, op)
     safe = f"max|q| * sum|w| * 2**{plan.weights.scale_bits} < 2**31"
     return Candidate(
         variant_name(op, plan.variant), cycles, plan.weight_bytes(channels) + table_bytes,

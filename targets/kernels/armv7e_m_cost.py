@@ -4,6 +4,7 @@ Costs by class: arithmetic 1; n loads in a row 1 + n; a store 1; a taken branch 
 a number of cycles fitted to `targets.cycle_model` on the emulator. Only the order of the estimates matters.
 """
 
+from qkd.graph import Conv2dAdd, Op, QuantGraph
 from qkd.targets.kernels.armv7e_m_activations import Columns, Rows
 from qkd.targets.kernels.armv7e_m_gemm import Product
 from qkd.targets.kernels.armv7e_m_lookup_geometry import LANES, TILE_CHANNELS, Lookup
@@ -23,6 +24,8 @@ COPY_BYTE = 12
 
 DEPTHWISE_PAIRS, DEPTHWISE = Rate(mac=2.0), Rate(mac=3.0)
 ADD = Rate(output=10)
+ADD_TO_OUTPUT = 8
+"""Cycles to add the residual to an output that is in a register."""
 POOL = Rate(mac=2)
 
 
@@ -78,3 +81,8 @@ def lookup_cycles(plan: Lookup) -> int:
     tables = rows * plan.positions * plan.groups * TABLE
     codes = plan.out_channels // TILE_CHANNELS * w.kernel[0] * plan.run * TILE_CHANNELS * UNPACK_CODE
     return tiles * (runs + LANES * TILE_CHANNELS * LOOKUP_OUTPUT) + tables + codes
+
+
+def residual_cycles(graph: QuantGraph, op: Op) -> int:
+    """Cycles that the add of a fused operator takes in its convolution."""
+    return ADD_TO_OUTPUT * graph.values[op.output].elements if isinstance(op, Conv2dAdd) else 0

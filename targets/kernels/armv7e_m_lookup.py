@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, Conv2dAdd, QuantGraph, Value
 from qkd.kernel import Kernel
-from qkd.targets.kernels.armv7e_m_cost import lookup_cycles
+from qkd.targets.kernels.armv7e_m_cost import lookup_cycles, residual_cycles
 from qkd.targets.kernels.armv7e_m_lookup_body import lookup_kernel
 from qkd.targets.kernels.armv7e_m_lookup_geometry import (
     ENTRIES,
@@ -90,7 +90,8 @@ def _candidate(graph: QuantGraph, op: Conv2d | Conv2dAdd, plan: Lookup, groups: 
     entries = groups.size // GROUP
     weight_bytes = -(-entries // ENTRIES_PER_FRACTION) * 3 + 1
     flash_bytes = weight_bytes + channel_table(op.epilogue).nbytes
-    return Candidate(variant_name(op, plan.variant), lookup_cycles(plan), flash_bytes, plan.scratch_bytes, make)
+    cycles = lookup_cycles(plan) + residual_cycles(graph, op)
+    return Candidate(variant_name(op, plan.variant), cycles, flash_bytes, plan.scratch_bytes, make)
 
 
 def safe_chunks(groups: NDArray[np.int64], entry: Value) -> int | None:

@@ -1,6 +1,7 @@
 """Residual adds on MVE: four codes at a time in 32-bit lanes."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from qkd.fixed_point import AddRescale
 from qkd.graph import Add, QuantGraph
@@ -13,20 +14,9 @@ from qkd.tir import Expr, Operand, Pointer, cast, let, loop, widen
 
 def candidates(graph: QuantGraph, op: Add) -> Iterable[Kernel]:
     """One kernel; it works in place, since it reads 16 codes of both inputs before it writes any."""
-    elements = graph.values[op.output].elements
-    vectors = elements // LANES
 
     def body(a: Pointer, b: Pointer, y: Pointer) -> None:
-        if vectors:
-            with loop(trip_count(vectors)) as i:
-                starts = [i * LANES + first for first in range(0, LANES, QUAD)]
-                sums = [let(_add_quad(a, b, start, op.epilogue)) for start in starts]
-                for start, codes in zip(starts, sums, strict=True):
-                    y[start] = codes
-        for first in range(vectors * LANES, elements - elements % QUAD, QUAD):
-            y[first] = _add_quad(a, b, first, op.epilogue)
-        for at in range(elements - elements % QUAD, elements):
-            y[at] = cast(add_rescaled(a[at], b[at], op.epilogue), "int8")
+        add_codes(Codes(a), Codes(b), Codes(y), graph.values[op.output].elements, op.epilogue)
 
     yield make_kernel(
         graph, op, body, in_place=True, variant="mve_add", prelude=PRELUDE,
@@ -34,7 +24,34 @@ def candidates(graph: QuantGraph, op: Add) -> Iterable[Kernel]:
     )  # fmt: skip
 
 
-def _add_quad(a: Pointer, b: Pointer, start: Operand, p: AddRescale) -> Expr:
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Codes from an element of a tensor on."""
+
+    tensor: Pointer
+    start: Operand = 0
+
+    def at(self, place: Operand) -> Operand:
+        """The element that is `place` codes behind the start."""
+        return place + self.start
+
+
+def add_codes(a: Codes, b: Codes, y: Codes, count: int, p: AddRescale) -> None:
+    """Add `count` codes; `y` may be `a` or `b`."""
+    vectors = count // LANES
+    if vectors:
+        with loop(trip_count(vectors)) as i:
+            places = [i * LANES + first for first in range(0, LANES, QUAD)]
+            sums = [let(_add_quad(a, b, place, p)) for place in places]
+            for place, codes in zip(places, sums, strict=True):
+                y.tensor[y.at(place)] = codes
+    for first in range(vectors * LANES, count - count % QUAD, QUAD):
+        y.tensor[y.at(first)] = _add_quad(a, b, first, p)
+    for last in range(count - count % QUAD, count):
+        y.tensor[y.at(last)] = cast(add_rescaled(a.tensor[a.at(last)], b.tensor[b.at(last)], p), "int8")
+
+
+def _add_quad(a: Codes, b: Codes, place: Operand, p: AddRescale) -> Expr:
     """Four codes of a sum: int8x4."""
-    total = widen(a.load(start, QUAD)) * p.multiplier_a + widen(b.load(start, QUAD)) * p.multiplier_b + p.offset
-    return narrow(let(total), p.shift, p.qmin, p.qmax)
+    of_a, of_b = (widen(codes.tensor.load(codes.at(place), QUAD)) for codes in (a, b))
+    return narrow(let(of_a * p.multiplier_a + of_b * p.multiplier_b + p.offset), p.shift, p.qmin, p.qmax)

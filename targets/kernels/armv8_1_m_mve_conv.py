@@ -6,15 +6,14 @@ from typing import TypeAlias
 
 from qkd.graph import Conv2d, Conv2dAdd, FullyConnected, QuantGraph, Value, accumulator_bound
 from qkd.kernel import Kernel
-from qkd.targets.kernels.armv8_1_m_mve_cost import conv_cycles, trits_cycles
+from qkd.targets.kernels.armv8_1_m_mve_cost import conv_cycles, row_add_cycles, trits_cycles
 from qkd.targets.kernels.armv8_1_m_mve_patches import Patches
 from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, Read, multiply_pass, pack_passes, vectors_of
+from qkd.targets.kernels.armv8_1_m_mve_residual import addend_of, row_add
 from qkd.targets.kernels.armv8_1_m_mve_results import (
     Finish,
-    add_quad,
     finish_of,
     finish_quad,
-    finish_words,
     load_parameters,
     store_quad,
     unsafe_finish,
@@ -22,8 +21,7 @@ from qkd.targets.kernels.armv8_1_m_mve_results import (
 from qkd.targets.kernels.armv8_1_m_mve_trits import Trits
 from qkd.targets.kernels.armv8_1_m_mve_vectors import LANES, PRELUDE, QUAD, load_aligned
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
-from qkd.targets.kernels.epilogue import split_addend
-from qkd.targets.kernels.generic import make_kernel, window_of
+from qkd.targets.kernels.generic import make_kernel, variant_name, window_of
 from qkd.tir import Expr, Pointer, let, loop, minimum, shuffle
 
 TILES = ((3, 2), (2, 2))
@@ -44,8 +42,6 @@ EXPANSION_PIXELS = 32
 def candidates(graph: QuantGraph, op: Weighted) -> Iterator[Offer]:
     """Weights at 1.6 bits, packed and a byte each, in each shape of pass, where the factor of packing is safe."""
     weight, entry = graph.values[op.weight], graph.values[op.input]
-    if isinstance(op, Conv2dAdd) and weight.shape[0] % QUAD:
-        return  # addends are read by fours
     bound = accumulator_bound(weight.codes, entry.qmin, entry.qmax)
     for bits in sorted({packed_bits(weight), 8}):
         finish = finish_of(op.epilogue, weight.shape[0], bound, 8 - bits)
@@ -78,6 +74,11 @@ class Product:
         return f"mve_{'ternary' if trits else f'w{self.layout.bits}'}_{self.tile}x{self.layout.width}"
 
     @property
+    def row_codes(self) -> int:
+        """Results of a row that is visited."""
+        return self.patches.pixels * self.channels
+
+    @property
     def weight_bytes(self) -> int:
         """The weights of all passes."""
         return -(-self.channels // QUAD) * QUAD // self.layout.width * self.layout.size_bytes
@@ -96,8 +97,10 @@ class Product:
 
 
 def _products(graph: QuantGraph, op: Weighted, bits: int) -> Iterator[Product]:
-    patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point)
+    patches = Patches(window_of(graph, op), graph.values[op.input].qparams.zero_point, isinstance(op, Conv2dAdd))
     channels = graph.values[op.weight].shape[0]
+    if patches.by_row and patches.pixels * channels < LANES:
+        return
     for tile, width in TILES if patches.pixels > 1 else SINGLE_TILES:
         # Four channels of 2-bit weights at a time need more vectors than there are registers.
         if tile <= patches.pixels and not (bits == 2 and width == QUAD):
@@ -111,9 +114,11 @@ def _candidate(graph: QuantGraph, op: Weighted, product: Product, finish: Finish
         cycles += trits_cycles(trits.expanded_bytes)
         flash_bytes += trits.packed_bytes + EXPANSION_CODE_BYTES - product.weight_bytes
         scratch_bytes = trits.scratch_bytes
-    return Candidate(
-        product.variant(trits), cycles, flash_bytes, scratch_bytes, lambda: _kernel(graph, op, product, finish, trits)
-    )
+    if isinstance(op, Conv2dAdd):
+        cycles += row_add_cycles(graph.values[op.output].elements)
+        scratch_bytes += product.row_codes
+    return Candidate(variant_name(op, product.variant(trits)), cycles, flash_bytes, scratch_bytes,
+                     lambda: _kernel(graph, op, product, finish, trits))  # fmt: skip
 
 
 def _kernel(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, trits: Trits | None) -> Kernel:
@@ -122,8 +127,11 @@ def _kernel(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, t
     passes = pack_passes(rows, product.layout)
     aligned = patches.window.channels % 4 == 0 and not (patches.direct and _is_callers(graph, op.input))
 
+    conv_bytes = trits.scratch_bytes if trits else patches.scratch_bytes
+    residual = row_add(op, product.row_codes, conv_bytes)
+
     def body(x: Pointer, *pointers: Pointer) -> None:
-        addend, (weights, table, y, *rest) = split_addend(op, pointers)
+        addend, (weights, table, y, *rest) = addend_of(op, pointers, output=2)
         scratch = rest[0] if rest else None
         strip = None if patches.direct else scratch
         codes = x if strip is None else strip
@@ -134,6 +142,8 @@ def _kernel(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, t
         if strip is not None:
             patches.begin(strip)
         with loop(patches.rows) as row:
+            if residual and addend and scratch:
+                residual.keep(addend, scratch, row)
             if strip is not None:
                 patches.advance(x, strip, row)
             with loop(-(-patches.pixels // tile)) as number:
@@ -145,16 +155,14 @@ def _kernel(graph: QuantGraph, op: Weighted, product: Product, finish: Finish, t
                     parameters = load_parameters(table, quad, finish)
                     for i, acc in enumerate(sums):
                         at = (row * patches.pixels + first + i) * channels + quad * QUAD
-                        if isinstance(op, Conv2dAdd) and addend is not None:
-                            y[at] = add_quad(finish_words(acc, parameters, finish), addend, at, op.rescale)
-                        else:
-                            store_quad(y, at, finish_quad(acc, parameters, finish), quad, channels)
+                        store_quad(y, at, finish_quad(acc, parameters, finish), quad, channels)
+            if residual and scratch:
+                residual.add(y, scratch, row)
 
     bits = product.layout.bits
     return make_kernel(
         graph, op, body, (trits.pack(passes) if trits else passes, finish.table),
-        trits.scratch_bytes if trits else patches.scratch_bytes,
-        in_place=isinstance(op, Conv2dAdd) and patches.pixels % tile == 0,
+        residual.scratch_bytes if residual else conv_bytes, in_place=residual is not None, alias_hidden=True,
         variant=product.variant(trits), why=_why(bits, trits), prelude=PRELUDE,
     )  # fmt: skip
 

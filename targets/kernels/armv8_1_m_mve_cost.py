@@ -39,6 +39,8 @@ STRIP_VECTOR = 20.4
 """Cycles for 16 codes of the strip, for each output row that they lie under."""
 TRIT = 0.43
 """Cycles to expand a ternary weight."""
+KEEP_CODE = 0.3
+"""Cycles to put a code of an addend aside."""
 
 DEPTHWISE = Rate(mac=0.98)
 ADD = Rate(output=3.26)
@@ -57,3 +59,8 @@ def conv_cycles(patches: Patches, channels: int, bits: int, tile: int, width: in
 def trits_cycles(expanded_bytes: int) -> int:
     """Cycles to expand weights of 1.6 bits: four in each byte of 2 bits."""
     return round(4 * expanded_bytes * TRIT)
+
+
+def row_add_cycles(outputs: int) -> int:
+    """Cycles that a residual adds to a convolution."""
+    return round(outputs * (ADD.output + KEEP_CODE))

@@ -53,6 +53,9 @@ class Strip(ABC):
 class Patches(Strip):
     """Where patches lie: in the input, or in a strip in the scratch."""
 
+    by_row: bool = False
+    """Something happens after each output row."""
+
     @property
     def direct(self) -> bool:
         """Patches lie in the input, and whole vectors read nothing behind its end."""
@@ -61,7 +64,7 @@ class Patches(Strip):
     @property
     def flat(self) -> bool:
         """Output pixels follow one another as input pixels do: rows need not be told apart."""
-        return self.direct and self.window.stride == (1, 1)
+        return self.direct and self.window.stride == (1, 1) and not self.by_row
 
     @property
     def rows(self) -> int:

@@ -6,10 +6,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.fixed_point import AddRescale, BiasAdd, Requantize
-from qkd.targets.kernels.armv8_1_m_mve_vectors import QUAD, mulhi, narrow, saturate_words
+from qkd.fixed_point import BiasAdd, Requantize
+from qkd.targets.kernels.armv8_1_m_mve_vectors import QUAD, mulhi, narrow
 from qkd.targets.kernels.epilogue import align
-from qkd.tir import Expr, Pointer, constant, lane, let, when, widen
+from qkd.tir import Expr, Pointer, constant, lane, let, when
 
 
 @dataclass(frozen=True)
@@ -102,21 +102,6 @@ def finish_quad(acc: Expr, parameters: tuple[Expr, ...], finish: Finish) -> Expr
     multiplier, offset = parameters
     scaled = let(mulhi(acc << finish.pre_shift, multiplier) + offset)
     return narrow(scaled, finish.shift, finish.qmin, finish.qmax)
-
-
-def finish_words(acc: Expr, parameters: tuple[Expr, ...], finish: Finish) -> Expr:
-    """Codes of four channels that are computed with further: int32x4, as `finish_quad` would store them."""
-    if isinstance(finish, Logits):
-        return finish_quad(acc, parameters, finish)
-    multiplier, offset = parameters
-    scaled = let(mulhi(acc << finish.pre_shift, multiplier) + offset)
-    return let(saturate_words(scaled, finish.shift, finish.qmin, finish.qmax))
-
-
-def add_quad(codes: Expr, addend: Pointer, at: Expr, p: AddRescale) -> Expr:
-    """Add four codes of another tensor: int32x4 → int8x4."""
-    total = codes * p.multiplier_a + (widen(addend.load(at, QUAD)) * p.multiplier_b + p.offset)
-    return narrow(let(total), p.shift, p.qmin, p.qmax)
 
 
 def store_quad(y: Pointer, at: Expr, result: Expr, quad: Expr, channels: int) -> None:

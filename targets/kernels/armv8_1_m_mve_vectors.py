@@ -8,6 +8,8 @@ LANES = 16
 QUAD = 4
 """Accumulators of 32 bits in a vector: results are requantized four at a time."""
 
+CODE_BITS, WORD_BITS = 8, 32
+
 NARROWING_SHIFT_LIMIT = 16
 """Largest shift that VQSHRNB encodes."""
 
@@ -23,6 +25,16 @@ define <16 x i8> @mve_load_aligned(ptr %address) {
   %words = load <4 x i32>, ptr %address, align 4
   %codes = bitcast <4 x i32> %words to <16 x i8>
   ret <16 x i8> %codes
+}
+define ptr @mve_same_memory(ptr %pointer, ptr %other) {
+  %same = call ptr asm sideeffect "", "=r,0,r"(ptr %pointer, ptr %other)
+  ret ptr %same
+}
+define i32 @mve_copy(ptr %to, ptr %from, i32 %offset) {
+  %place = getelementptr i8, ptr %from, i32 %offset
+  %codes = load <16 x i8>, ptr %place, align 1
+  store <16 x i8> %codes, ptr %to, align 1
+  ret i32 0
 }
 define i32 @mve_fill(ptr %address, <16 x i8> %codes) {
   store volatile <16 x i8> %codes, ptr %address, align 1
@@ -42,8 +54,13 @@ define i32 @mve_scatter_codes(ptr %base, <8 x i16> %offsets, <8 x i8> %codes) {
 def narrow(value: Expr, shift: int, qmin: int, qmax: int) -> Expr:
     """Shift right, clamp to [qmin, qmax] and keep the low byte of each lane: int32x4 → int8x4.
 
-    Saturating to int16 and then to int8 is clamping, and takes one instruction each with the shift inside.
+    Saturating to int16 and then to int8 is clamping, and takes one instruction each with the shift inside. A larger
+    shift would be a third one: a saturating shift to the top of the word (VQSHL) and one back down are two.
     """
+    up = WORD_BITS - CODE_BITS - shift
+    if shift > NARROWING_SHIFT_LIMIT and up >= 0 and (qmin, qmax) == (-128, 127):
+        top = intrinsic("int32x4", "llvm.arm.mve.vqshl.imm", value, *_flags(up, 0))
+        return cast(top >> (WORD_BITS - CODE_BITS), "int8")
     halves = _narrow_words(reinterpret(value, "int16x8"), value, shift, top=0)
     return cast(reinterpret(_clamp_halves(halves, qmin, qmax), "int32x4"), "int8")
 
@@ -108,6 +125,16 @@ def load_aligned(codes: Pointer, start: Operand) -> Expr:
 def fill_vector(address: Expr, code: int) -> None:
     """Store 16 equal codes; LLVM may not make a call of memset of a loop of it."""
     evaluate(call("int32", "mve_fill", address, constant(code, f"int8x{LANES}")))
+
+
+def same_memory(pointer: Pointer, other: Pointer) -> Expr:
+    """The address of a parameter, of which LLVM no longer knows that it is not that of another parameter."""
+    return let(call("handle", "mve_same_memory", pointer.address(0), other.address(0)))
+
+
+def copy_vector(to: Expr, start: Expr, offset: Expr) -> None:
+    """Copy 16 codes that lie `offset` bytes behind an address of `same_memory`."""
+    evaluate(call("int32", "mve_copy", to, start, offset))
 
 
 def trip_count(count: int) -> Operand:

@@ -1,17 +1,22 @@
 """Which residual adds a device computes in the kernel of the convolution before them."""
 
-from qkd.graph import QuantGraph
+from collections.abc import Collection, Mapping
+
+from qkd.graph import Conv2dAdd, QuantGraph
+from qkd.kernel import Kernel
 from qkd.passes.fuse_adds import fusable_adds, fuse_adds
+from qkd.passes.plan_memory import plan
 from qkd.target import Target
 from qkd.targets.kernels import choices
+from qkd.targets.kernels.choice import Choice
 from qkd.targets.kernels.generic import WITH_ADD
 
 
 def adds_that_pay(graph: QuantGraph, target: Target, scratch_cap_bytes: int | None = None) -> frozenset[str]:
-    """Names of the adds that cost less in the kernel of their convolution.
+    """Names of the adds to fuse: those that cost fewer cycles so by the estimates, and those that shrink the arena.
 
-    Those whose convolution is computed by the same variant alone and fused: then nothing is done but what both did,
-    less a store, a load and a loop. Where the best kernel has no fused form, another would be slower by more.
+    Only where the convolution is computed by the same variant alone and fused: where the best kernel has no fused form,
+    another would lose more than fusing gains.
 
     Parameters
     ----------
@@ -29,8 +34,29 @@ def adds_that_pay(graph: QuantGraph, target: Target, scratch_cap_bytes: int | No
     pairs = tuple(fusable_adds(graph))
     if not pairs:
         return frozenset()
-    alone, fused = (
-        {choice.op: choice.allowed[0].variant for choice in choices(version, target, scratch_cap_bytes)}
-        for version in (graph, fuse_adds(graph, pairs))
-    )
-    return frozenset(pair.add.name for pair in pairs if fused[pair.name] == alone[pair.conv.name] + WITH_ADD)
+    versions = (graph, fuse_adds(graph, pairs))
+    found = {c.op: c for version in versions for c in choices(version, target, scratch_cap_bytes)}
+    wanted = [pair for pair in pairs if _variant(found, pair.name) == _variant(found, pair.conv.name) + WITH_ADD]
+    dearer = [pair for pair in wanted if not _costs_less(found, pair)]
+    kernels = {op: choice.kernel() for op, choice in found.items()} if dearer else {}
+    for pair in dearer:
+        fewer = [other for other in wanted if other is not pair]
+        if _arena_bytes(graph, fewer, kernels) <= _arena_bytes(graph, wanted, kernels):
+            wanted = fewer
+    return frozenset(pair.add.name for pair in wanted)
+
+
+def _variant(found: Mapping[str, Choice], op: str) -> str:
+    return found[op].allowed[0].variant
+
+
+def _costs_less(found: Mapping[str, Choice], pair: Conv2dAdd) -> bool:
+    fused, *apart = (found[op].allowed[0].cycles for op in (pair.name, pair.conv.name, pair.add.name))
+    return fused < sum(apart)
+
+
+def _arena_bytes(graph: QuantGraph, pairs: Collection[Conv2dAdd], kernels: Mapping[str, Kernel]) -> int:
+    fused = fuse_adds(graph, pairs)
+    used = [kernels[op.name] for op in fused.ops if op.name in kernels]
+    in_place = frozenset(kernel.op for kernel in used if kernel.in_place)
+    return plan(fused, {kernel.op: kernel.scratch_bytes for kernel in used}, in_place).arena_bytes or 0

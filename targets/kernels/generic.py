@@ -195,8 +195,12 @@ def variant_name(op: Op, variant: str) -> str:
 def make_kernel(
     graph: QuantGraph, op: Op, body: Callable[..., None], constants: tuple[Constant, ...] = (), scratch_bytes: int = 0,
     in_place: bool = False, *, variant: str = "generic", why: str = "the only variant", prelude: str = "",
+    alias_hidden: bool = False,
 ) -> Kernel:  # fmt: skip
-    """Put a body and its constants together; the parameters follow from the contract of `Kernel`."""
+    """Put a body and its constants together; the parameters follow from the contract of `Kernel`.
+
+    With `alias_hidden` the body itself hides from LLVM which input may be the output's memory.
+    """
     params = [Param(f"input_{i}", "int8", graph.values[name].elements) for i, name in enumerate(op_inputs(op))]
     params += [Param(f"constant_{i}", str(array.dtype), array.size) for i, array in enumerate(constants)]
     output = graph.values[op.output]
@@ -206,7 +210,7 @@ def make_kernel(
     return Kernel(
         op.name,
         variant_name(op, variant),
-        lambda symbol: function(symbol, params, body, may_alias=in_place, prelude=prelude),
+        lambda symbol: function(symbol, params, body, may_alias=in_place and not alias_hidden, prelude=prelude),
         constants,
         scratch_bytes,
         in_place,
