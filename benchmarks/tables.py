@@ -56,6 +56,15 @@ SECTIONS = (
         (("rows", ("net", "quantizer", "compiled", "ratio")),),
     ),
     Section(
+        "quantizers", "Quantizer options",
+        "Plain QAT of `digits_student`, equal updates from the same float student of each seed; the first variant of "
+        "each question is the default, and `gain` the difference from it, paired by seed, with its sample standard "
+        "deviation. Top-1 of the integer graph; `val_start` before training, fake-quantized. Evidence about 300 images "
+        "and minutes of training, no more.",
+        (("over_seeds", ("width", "question", "bits", "variant", "seeds", "val_start_mean", "val_mean", "test_mean",
+                         "val_gain", "val_gain_sd", "test_gain", "test_gain_sd")),),
+    ),
+    Section(
         "kill_resume", "Runs killed with -9",
         "Each run was killed at random moments and resumed; its hash is compared with that of an undisturbed run.",
         (("rows", ("kills_after_s", "equal")),),
