@@ -12,6 +12,7 @@ from qkd.kernel import Kernel
 from qkd.targets import load_target
 from qkd.targets.kernels import choices, choose_kernels
 from qkd.targets.kernels.armv7e_m_lookup import pack_indices, safe_chunks, ternary_groups
+from qkd.targets.kernels.armv7e_m_shared_lanes import ROTATIONS, SharedLanes
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat, tile_starts
 from qkd.targets.kernels.bounds import fits_int16, fits_int32
 from qkd.targets.runners import open_runner
@@ -203,3 +204,35 @@ def test_fully_connected_layers_take_four_channels_at_a_time() -> None:
     op = graph.ops[0]
     assert isinstance(op, FullyConnected)
     assert every_kernel(graph, op)[0].variant.startswith("smlad_columns_w8_1x4")
+
+
+@pytest.mark.device
+@pytest.mark.parametrize(("channels", "runs"), [(16, 1), (20, 5), (36, 3)])
+def test_lower_sums_of_shared_lanes_are_taken_out_before_the_worst_input_lets_them_run_over(
+    channels: int, runs: int
+) -> None:
+    # (7 + 8) * 15 a tap: 18 taps stay below 2**12.
+    graph = one_layer((2, 2, channels), 8, (1, 1), "4", "u4")
+    kernel = next(k for k in every_kernel(graph, graph.ops[0]) if k.variant == "smlad_columns_w4x2_2x4x1")
+    assert f"max q * sum(w + 8) < 2**12 in each of {runs} runs" in kernel.why
+    assert_device_equals_reference(graph, "cortex_m4", (kernel,))
+
+
+def test_activations_of_eight_bits_or_with_a_sign_share_no_lanes() -> None:
+    for source in ("s8", "u8"):
+        graph = one_layer((2, 2, 16), 8, (1, 1), "4", source)
+        assert not [k for k in every_kernel(graph, graph.ops[0]) if "w4x2" in k.variant]
+
+
+@given(st.sampled_from([4, 2]), st.integers(1, 3), st.integers(0, 99))
+def test_a_rotation_and_a_mask_take_the_weights_of_two_channels_out_of_a_word(bits: int, tiles: int, seed: int) -> None:
+    fmt, limit = SharedLanes(bits), 1 << (bits - 1)
+    rows = np.random.default_rng(seed).integers(-limit, limit, (4 * tiles, 16))
+    words = fmt.pack(rows, 4).astype(np.int64) & 0xFFFFFFFF
+    rotations = np.array(ROTATIONS[bits])
+    found = (words[..., None] >> rotations | words[..., None] << (32 - rotations)) & (fmt.mask & 0xFFFFFFFF)
+    lanes = np.stack([found & 0xFFFF, found >> 16], axis=-1).reshape(tiles, 4, 2, 2, 2)  # quad, columns, half, lane
+    lanes = lanes.transpose(0, 2, 1, 4, 3).reshape(2 * tiles, 16)  # half h, lane l is channel 2 l + h of its quad
+    signed = lanes - (lanes >> 15 << 16)
+    low = (signed & fmt.field_mask) - fmt.zero
+    assert np.array_equal(np.stack([low, signed >> fmt.field_bits], axis=1).reshape(rows.shape), rows)

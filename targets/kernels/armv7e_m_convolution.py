@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,13 @@ from qkd.targets.kernels.armv7e_m_activations import PRELUDE, Columns, Rows, rol
 from qkd.targets.kernels.armv7e_m_cost import residual_cycles, smlad_cycles
 from qkd.targets.kernels.armv7e_m_elementwise import addend_of
 from qkd.targets.kernels.armv7e_m_gemm import Product, Tile, tile_start
+from qkd.targets.kernels.armv7e_m_shared_lanes import (
+    FIELD_BITS,
+    SharedLanes,
+    Weights,
+    largest_accumulator,
+    largest_run,
+)
 from qkd.targets.kernels.armv7e_m_weights import WeightFormat
 from qkd.targets.kernels.bounds import beyond, fits_int32
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
@@ -23,6 +30,8 @@ from qkd.tir import Expr, Operand, Pointer, array, cast, constant, let, opaque
 
 TILES = ((2, 2), (1, 4), (2, 1), (1, 1))
 """Output pixels and channels."""
+SHARED_TILES = ((2, 4), (2, 2), (1, 8), (1, 4))
+"""The same where two channels share lanes."""
 QUADS = (1, 2, 3, 4, 6)
 """Quads of input channels per turn of the inner loop."""
 
@@ -48,8 +57,10 @@ class Plan:
 
     window: Window
     tile: Tile
-    weights: WeightFormat
+    weights: Weights
     activations: Rows | Columns
+    parts: int = 1
+    """Of a run of activations, where channels share lanes."""
 
     @property
     def variant(self) -> str:
@@ -61,9 +72,10 @@ class Plan:
         """The inner product: one run for a column, one a window row for rows."""
         a = self.activations
         if isinstance(a, Columns):
-            return Product(self.tile, self.weights, 1, a.quads, a.column_words)
+            return Product(self.tile, self.weights, 1, a.quads, a.column_words, self.parts)
         height, width = self.window.kernel
-        return Product(self.tile, self.weights, height, width * a.pixel_quads, self.window.stride[1] * a.pixel_words)
+        step = self.window.stride[1] * a.pixel_words
+        return Product(self.tile, self.weights, height, width * a.pixel_quads, step, self.parts)
 
     def weight_bytes(self, channels: int) -> int:
         """The packed weights of whole tiles of channels."""
@@ -96,17 +108,16 @@ def matrix_kernel(graph: QuantGraph, op: Matrix, plan: Plan, why: str) -> Kernel
     def body(x: Pointer, *pointers: Pointer) -> None:
         addend, (packed_, table, y, scratch) = addend_of(op, pointers, opaque)
         words = scratch.view("int32")
-        mask, acc = let(opaque(plan.weights.mask)), array("int32", tile.pixels * tile.channels)
+        mask, acc = let(opaque(plan.weights.mask)), array("int32", product.sums)
         with _pixel_tiles(plan, x, scratch, words) as (pixel, column):
             start = plan.segment_start(words, column)
             corrections = product.corrections(words, start)
             with rolled(-(-channels // tile.channels)) as number:
-                for i in range(tile.pixels * tile.channels):
-                    acc[i] = corrections[i // tile.channels]
+                product.begin(acc, corrections)
                 product.accumulate(acc, words, start, packed_, let(number * packed.shape[1]), mask)
                 channel = tile_start(number, tile.channels, channels)
                 for j in range(tile.channels):
-                    totals = [acc[i * tile.channels + j] for i in range(tile.pixels)]
+                    totals = [product.total(acc, corrections, i, j) for i in range(tile.pixels)]
                     codes = [finish(t, op.epilogue, table, channel + j, plan.weights.scale_bits) for t in totals]
                     places = [(pixel + i) * channels + (channel + j) for i in range(tile.pixels)]
                     if addend is not None:
@@ -152,19 +163,46 @@ def candidates(graph: QuantGraph, op: Matrix) -> Iterator[Offer]:
         for shape, quads in itertools.product(TILES, QUADS):
             for plan in _plans(graph, op, Tile(*shape, quads), fmt):
                 yield _candidate(graph, op, plan, table_bytes)
+    if weight.bits in FIELD_BITS and entry.qmin >= 0:
+        yield from _shared(graph, op, SharedLanes(weight.bits), table_bytes)
+
+
+def _shared(graph: QuantGraph, op: Matrix, weights: SharedLanes, table_bytes: int) -> Iterator[Offer]:
+    """Plans by which two channels share lanes, with the fewest parts that are proved safe."""
+    weight, entry = graph.values[op.weight], graph.values[op.input]
+    shaped = weight.codes if weight.codes.ndim == 4 else weight.codes[:, None, None, :]
+    smallest = None
+    for shape, quads in itertools.product(SHARED_TILES, QUADS):
+        for plan in _plans(graph, op, Tile(*shape, quads), weights):
+            rows, product = padded_rows(shaped, plan.activations), plan.product
+            if rows.shape[1] != weight.elements // len(rows) or largest_accumulator(rows, weights, entry) >= 2**31:
+                continue  # what fills rows up may be any byte, and would add to the lower sum
+            for parts in (n for n in range(1, product.turns + 1) if product.turns % n == 0):
+                largest = largest_run(rows, weights, entry, product.segments * parts)
+                smallest = min(largest, smallest or largest)
+                if largest <= weights.field_mask:
+                    yield _candidate(graph, op, replace(plan, parts=parts), table_bytes)
+                    break
+    if smallest and smallest > weights.field_mask:
+        limit = f"2**{weights.field_bits} = {weights.field_mask + 1:,}"
+        yield Refused(f"smlad_{weights}", f"lower sums reach {smallest:,}; they must stay below {limit}")
 
 
 def _candidate(graph: QuantGraph, op: Matrix, plan: Plan, table_bytes: int) -> Candidate:
     channels = graph.values[op.weight].shape[0]
     cycles = smlad_cycles(plan.product, plan.activations, plan.window, channels) + residual_cycles(graph, op)
     safe = f"max|q| * sum|w| * 2**{plan.weights.scale_bits} < 2**31"
+    if isinstance(plan.weights, SharedLanes):
+        runs = plan.product.segments * plan.parts
+        bound = f"max q * sum(w + {plan.weights.zero}) < 2**{plan.weights.field_bits}"
+        safe = f"two channels share lanes; {bound} in each of {runs} runs"
     return Candidate(
         variant_name(op, plan.variant), cycles, plan.weight_bytes(channels) + table_bytes,
         4 * plan.activations.scratch_words, lambda: matrix_kernel(graph, op, plan, safe),
     )  # fmt: skip
 
 
-def _plans(graph: QuantGraph, op: Matrix, tile: Tile, fmt: WeightFormat) -> Iterator[Plan]:
+def _plans(graph: QuantGraph, op: Matrix, tile: Tile, fmt: Weights) -> Iterator[Plan]:
     w, zero_point = window_of(graph, op), graph.values[op.input].qparams.zero_point
     plans = []
     rows = Rows(w, zero_point)

@@ -8,6 +8,7 @@ from qkd.graph import Conv2dAdd, Op, QuantGraph
 from qkd.targets.kernels.armv7e_m_activations import Columns, Rows
 from qkd.targets.kernels.armv7e_m_gemm import Product
 from qkd.targets.kernels.armv7e_m_lookup_geometry import LANES, TILE_CHANNELS, Lookup
+from qkd.targets.kernels.armv7e_m_shared_lanes import SharedLanes
 from qkd.targets.kernels.generic import Window
 from qkd.targets.kernels.rates import Rate
 
@@ -16,6 +17,8 @@ SEGMENT = 34
 """Cycles around an inner loop: pointers, sums from and to memory."""
 OUTPUT = 5
 """Cycles of the epilogue for one output."""
+SPLIT = 6
+"""Cycles to take a lower sum out of an accumulator."""
 EXPAND_QUAD = 7
 GATHER_ROW = 12
 GATHER_PIXEL = 20
@@ -35,14 +38,16 @@ def smlad_cycles(product: Product, activations: Rows | Columns, window: Window, 
     columns = isinstance(activations, Columns)
     across = pixels if columns else window.out_width
     tiles = -(-across // tile.pixels) * (1 if columns else window.out_height) * -(-channels // tile.channels)
-    inner = product.segments * (SEGMENT + product.turns * _turn(product))
+    runs = product.segments * product.parts
+    split = SPLIT * tile.pixels * product.columns if isinstance(product.weights, SharedLanes) else 0
+    inner = runs * (SEGMENT + product.turns * _turn(product) + split)
     outputs = tile.pixels * tile.channels * OUTPUT
     return tiles * (inner + outputs) + _expand(product, activations, window) + _correct(product, tiles, channels)
 
 
 def _turn(product: Product) -> int:
     tile = product.tile
-    pairs = 2 * tile.channels * tile.quads
+    pairs = 2 * product.columns * tile.quads
     words = pairs // product.weights.pairs_per_word
     loads = tile.quads * (1 + 2 * tile.pixels) + 2 * words - min(words, tile.quads)  # a word behind codes costs 1
     return loads + pairs * (1 + tile.pixels) + 2 + BRANCH

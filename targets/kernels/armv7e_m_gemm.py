@@ -1,11 +1,11 @@
 """The inner product of a tile by SMLAD: output pixels × output channels, over runs of expanded codes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qkd.targets.kernels.armv7e_m_activations import code_pair, rolled
 from qkd.targets.kernels.armv7e_m_gemm_ir import REGISTERS, multiply_ir, registers_needed
-from qkd.targets.kernels.armv7e_m_weights import WeightFormat
+from qkd.targets.kernels.armv7e_m_shared_lanes import SharedLanes, Weights
 from qkd.tir import Expr, Operand, Pointer, Register, call, constant, evaluate, intrinsic, let, minimum
 
 LDRD_OFFSET_LIMIT = 1020
@@ -31,47 +31,76 @@ class Product:
     """
 
     tile: Tile
-    weights: WeightFormat
+    weights: Weights
     segments: int
     segment_quads: int
     pixel_words: int
+    parts: int = 1
+    """Equal runs of a segment after which lower sums are taken out, where channels share lanes."""
 
     @property
     def turns(self) -> int:
-        """Turns of the inner loop in a segment."""
-        return self.segment_quads // self.tile.quads
+        """Turns of the inner loop in a run."""
+        return self.segment_quads // self.tile.quads // self.parts
 
     @property
-    def segment_words(self) -> int:
-        """Words of weights of one segment."""
-        return 2 * self.segment_quads * self.tile.channels // self.weights.pairs_per_word
+    def columns(self) -> int:
+        """Accumulators of a pixel."""
+        return self.tile.channels // self.weights.channels_per_lane
+
+    @property
+    def sums(self) -> int:
+        """Sums that a tile keeps in memory between runs."""
+        return self.tile.pixels * self.tile.channels
+
+    @property
+    def run_words(self) -> int:
+        """Words of weights of one run."""
+        return 2 * self.turns * self.tile.quads * self.columns // self.weights.pairs_per_word
 
     def is_possible(self) -> bool:
         """Whether turns come out whole, in flash words too, and the loop fits registers and offsets."""
         t = self.tile
         return (
-            self.segment_quads % t.quads == 0
-            and 2 * t.quads * t.channels % self.weights.pairs_per_word == 0
-            and registers_needed(t.pixels, t.channels, self.weights) <= REGISTERS
+            self.segment_quads % (t.quads * self.parts) == 0
+            and 2 * t.quads * self.columns % self.weights.pairs_per_word == 0
+            and registers_needed(t.pixels, self.columns, self.weights) <= REGISTERS
             and 4 * self.pixel_words * (t.pixels - 1) + 8 * (t.quads - 1) <= LDRD_OFFSET_LIMIT
         )
 
     @property
     def prelude(self) -> str:
         """LLVM IR of the inner loop."""
-        tile = (self.tile.pixels, self.tile.channels, self.tile.quads)
+        tile = (self.tile.pixels, self.columns, self.tile.quads)
         return multiply_ir(tile, self.weights, self.turns, 4 * self.pixel_words)
 
     def accumulate(
         self, acc: Pointer, codes: Pointer, start: Callable[[Operand], Expr], packed: Pointer, first: Expr, mask: Expr
     ) -> None:
-        """Add all products of a tile to `acc` (pixels, channels).
+        """Add all products of a tile to `acc`, `sums` numbers.
 
         Segment i of its first pixel is at word `start(i)` of `codes`, its weights are at word `first` of `packed`.
         """
-        with rolled(self.segments) as segment:
-            places = codes.address(start(segment)), packed.address(first + segment * self.segment_words)
-            evaluate(call("int32", "armv7e_m_multiply", acc.address(0), *places, mask))
+        with rolled(self.segments) as segment, rolled(self.parts) as part:
+            code = start(segment) + part * (2 * self.turns * self.tile.quads)
+            weight = first + (segment * self.parts + part) * self.run_words
+            evaluate(
+                call("int32", "armv7e_m_multiply", acc.address(0), codes.address(code), packed.address(weight), mask)
+            )
+
+    def begin(self, acc: Pointer, corrections: Sequence[Expr]) -> None:
+        """Set the sums to what they start from."""
+        shared = isinstance(self.weights, SharedLanes)
+        for i in range(self.sums):
+            acc[i] = constant(0) if shared else corrections[i // self.columns]
+
+    def total(self, acc: Pointer, corrections: Sequence[Expr], pixel: int, channel: int) -> Expr:
+        """The sum of products of a pixel and a channel of the tile."""
+        if not isinstance(self.weights, SharedLanes):
+            return acc[pixel * self.columns + channel]
+        place = pixel * self.columns + channel // 2
+        low = acc[self.tile.pixels * self.columns + place]
+        return low + corrections[pixel] if channel % 2 == 0 else (acc[place] - low) >> self.weights.field_bits
 
     def corrections(self, codes: Pointer, start: Callable[[Operand], Expr]) -> list[Expr]:
         """What unsigned weights add too much, by pixel: their zero times the sum of the activations, negated."""

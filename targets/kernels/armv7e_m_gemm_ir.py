@@ -1,34 +1,35 @@
-"""The inner loop of an SMLAD tile as LLVM IR around assembly: output pixels × output channels, quad after quad.
+"""The inner loop of an SMLAD tile as LLVM IR around assembly: output pixels × columns of channels, quad after quad.
 
 Assembly, because a tile of 2 × 2 needs all 14 registers, and LLVM spills some of them in every turn of the loop.
 """
 
-from qkd.targets.kernels.armv7e_m_weights import WeightFormat
+from qkd.targets.kernels.armv7e_m_shared_lanes import SharedLanes, Weights
 
 REGISTERS = 14
 """r0 to r12 and lr."""
 
 
-def registers_needed(pixels: int, channels: int, weights: WeightFormat) -> int:
+def registers_needed(pixels: int, columns: int, weights: Weights) -> int:
     """Registers of a tile: accumulators, a quad of each pixel, a word and a pair of weights, three pointers, a mask."""
-    return pixels * channels + 2 * pixels + 2 + 3 + (weights.bits < 8)
+    return pixels * columns + 2 * pixels + 2 + 3 + (weights.bits < 8)
 
 
-def multiply_ir(tile: tuple[int, int, int], weights: WeightFormat, turns: int, pixel_bytes: int) -> str:
+def multiply_ir(tile: tuple[int, int, int], weights: Weights, turns: int, pixel_bytes: int) -> str:
     """LLVM IR of `@armv7e_m_multiply(ptr acc, ptr codes, ptr packed, i32 mask)`, which adds a run of products.
 
     Parameters
     ----------
-    tile : (pixels, channels, quads)
-        `acc` holds pixels × channels int32; a turn of the loop takes `quads` quads.
-    weights : WeightFormat
+    tile : (pixels, columns, quads)
+        `acc` holds pixels × columns int32, a column being one channel or two that share lanes, and behind them the sums
+        of the first channels of two; a turn of the loop takes `quads` quads.
+    weights : WeightFormat or SharedLanes
     turns : int
         Turns of the loop.
     pixel_bytes : int
         From the expanded codes of one pixel of the tile to those of the next.
     """
-    pixels, channels, quads = tile
-    sums, free, masks = pixels * channels, 2 * pixels + 2, int(weights.bits < 8)
+    pixels, columns, quads = tile
+    sums, free, masks = pixels * columns, 2 * pixels + 2, int(weights.bits < 8)
     # Operands in the order of LLVM: sums, free registers, codes and packed are written; end and mask are only read.
     names = [f"${i}" for i in range(sums + free + 3 + masks)]
     written = ["=&r"] * (sums + free + 2)
@@ -46,6 +47,7 @@ define i32 @armv7e_m_multiply(ptr %acc, ptr %codes, ptr %packed, i32 %mask) {{
 {_each(sums, "%at_# = getelementptr i32, ptr %acc, i32 #", "%old_# = load i32, ptr %at_#, align 4")}
   %new = call {results} asm "{text}", "{constraints}"({", ".join(f"i32 {value}" for value in values)})
 {_each(sums, f"%new_# = extractvalue {results} %new, #", "store i32 %new_#, ptr %at_#, align 4")}
+{_split(sums, weights)}
   ret i32 0
 }}
 """
@@ -56,12 +58,27 @@ def _each(count: int, *templates: str) -> str:
     return "\n".join("  " + template.replace("#", str(i)) for i in range(count) for template in templates)
 
 
+def _split(sums: int, weights: Weights) -> str:
+    """Add what the lower field gained to the sums of the first channels, before it can run over."""
+    if not isinstance(weights, SharedLanes):
+        return ""
+    return _each(
+        sums,
+        f"%low_at_# = getelementptr i32, ptr %at_#, i32 {sums}",
+        "%low_# = load i32, ptr %low_at_#, align 4",
+        "%gain_# = sub i32 %new_#, %low_#",
+        f"%field_# = and i32 %gain_#, {weights.field_mask}",
+        "%sum_# = add i32 %low_#, %field_#",
+        "store i32 %sum_#, ptr %low_at_#, align 4",
+    )
+
+
 class _Loop:
     """Assembly of the loop; operands are accumulators, free registers, codes, packed, end and the mask."""
 
-    def __init__(self, tile: tuple[int, int, int], weights: WeightFormat, pixel_bytes: int,
+    def __init__(self, tile: tuple[int, int, int], weights: Weights, pixel_bytes: int,
                  accumulators: list[str], names: list[str]) -> None:  # fmt: skip
-        self.pixels, self.channels, self.quads = tile
+        self.pixels, self.columns, self.quads = tile
         self.weights, self.pixel_bytes, self.accumulators = weights, pixel_bytes, accumulators
         *self.pairs, self.word, self.weight = names[: 2 * self.pixels + 2]
         self.codes, self.packed, self.end, *mask = names[2 * self.pixels + 2 :]
@@ -72,13 +89,14 @@ class _Loop:
         lines, field = [".Lmultiply${:uid}:"], 0
         for quad in range(self.quads):
             lines += self._load_codes(quad)
-            for channel in range(self.channels):
+            for column in range(self.columns):
                 for half in range(2):
                     if field % self.weights.pairs_per_word == 0:
                         lines.append(f"ldr {self.word}, [{self.packed}], #4")
-                    lines.append(self._unpack(field % self.weights.pairs_per_word))
+                    place = field % self.weights.pairs_per_word
+                    lines.append(self.weights.unpack_line(self.weight, self.mask, self.word, place))
                     for pixel in range(self.pixels):
-                        total = self.accumulators[pixel * self.channels + channel]
+                        total = self.accumulators[pixel * self.columns + column]
                         lines.append(f"smlad {total}, {self.pairs[2 * pixel + half]}, {self.weight}, {total}")
                     field += 1
         return [*lines, f"cmp {self.codes}, {self.end}", "bne .Lmultiply${:uid}"]
@@ -93,11 +111,3 @@ class _Loop:
         if quad == self.quads - 1:
             lines.append(f"add {self.codes}, {self.codes}, #{8 * self.quads}")
         return lines
-
-    def _unpack(self, field: int) -> str:
-        """One pair of the word of weights."""
-        if self.weights.bits == 8:
-            return f"sxtb16 {self.weight}, {self.word}" + (", ror #8" if field else "")
-        shift = self.weights.bits * field
-        way = "lsl" if self.weights.in_top_bits else "lsr"
-        return f"and {self.weight}, {self.mask}, {self.word}" + (f", {way} #{shift}" if shift else "")

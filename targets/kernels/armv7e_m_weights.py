@@ -5,6 +5,7 @@ word: channels (0, 2) and (1, 3) of every quad, so that activations need no reor
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ class WeightFormat:
 
     bits: int
     in_top_bits: bool = True
+
+    channels_per_lane: ClassVar[int] = 1
+    """Output channels whose weights share an int16."""
 
     def __str__(self) -> str:
         return f"w{self.bits}{'u' if self.zero else ''}"
@@ -48,6 +52,14 @@ class WeightFormat:
         field = (1 << self.bits) - 1
         lane = field << (16 - self.bits) if self.in_top_bits else field
         return int(np.uint32(lane << 16 | lane).view(np.int32))
+
+    def unpack_line(self, weight: str, mask: str, word: str, field: int) -> str:
+        """Assembly that takes one pair out of a word of weights."""
+        if self.bits == 8:
+            return f"sxtb16 {weight}, {word}" + (", ror #8" if field else "")
+        shift = self.bits * field
+        way = "lsl" if self.in_top_bits else "lsr"
+        return f"and {weight}, {mask}, {word}" + (f", {way} #{shift}" if shift else "")
 
     def unpack(self, word: Expr, pair: int, mask: Expr) -> Expr:
         """One pair of a word as two int16; `mask` holds `self.mask` in a register, so that the shift is free."""
