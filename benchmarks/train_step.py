@@ -1,8 +1,10 @@
 """What a quantized training step costs against the float step of the same network in the same run.
 
 `python -m benchmarks.train_step` times forward, backward and SGD step of ResNet-8, batch 128, one thread, for float,
-our student, Brevitas and torch.ao, eager and compiled. Variants take turns, so a busy machine slows all; `ratio` is
-the median over rounds of a variant's step time by the float one's of the same kind and round.
+our student, Brevitas and torch.ao, eager and compiled, in float32 and under bfloat16 autocast. Times are the process's
+own CPU time: on one thread and an idle machine that is wall time, and other jobs do not count in it. Variants take
+turns, so what those jobs do to the caches slows all; `ratio` is the median over rounds of a variant's step time by the
+float one's of the same kind and round; `all_ms` holds every step. Rows that a run does not measure again are kept.
 """
 
 import argparse
@@ -10,6 +12,8 @@ import copy
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -17,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, cross_entropy
 
-from benchmarks.record import write_record
+from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.models import ResidualBlock, resnet8
 from qkd.student import calibrate, prepare
+from qkd.training import FUSION
 from qkd.training_run import keep_freed_memory
 
 SHAPE, CLASSES, BATCH = (32, 32, 3), 10, 128
@@ -54,27 +59,52 @@ class AoConv(nn.Conv2d):
         return conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What all variants of one comparison share."""
+
+    compiled: bool
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{'compiled' if self.compiled else 'eager'}-{self.precision}"
+
+    def columns(self) -> dict[str, Any]:
+        """What every row of this kind says."""
+        target = TARGETS[self.compiled] if self.precision == "float32" else None
+        return {"net": "resnet8", "compiled": self.compiled, "precision": self.precision, "target": target}
+
+
+KINDS = {str(kind): kind for kind in (Kind(c, p) for p in ("float32", "bfloat16") for c in (False, True))}
+
+
 def main() -> None:
-    """Time all variants and write the record."""
+    """Time variants and write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--eager-only", action="store_true", help="spare the minutes that compiling takes")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="compiling takes minutes")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="float is always timed")
     options = parser.parse_args()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     torch.set_num_threads(1)
     keep_freed_memory()
     rows = []
-    for compiled in (False,) if options.eager_only else (False, True):
-        steps = {name: step_of(make(), compiled) for name, make in VARIANTS.items()}
-        rows += timed(steps, compiled, options.rounds)
-    print(write_record("train_step", rows, batch=BATCH, threads=1, rounds=options.rounds, bits="W4A8"))
+    for kind in (KINDS[name] for name in options.kinds):
+        torch.compiler.reset()
+        starts = {name: step_of(make, kind) for name, make in VARIANTS.items() if name in ("float", *options.variants)}
+        rows += timed(starts, kind, options.rounds)
+        kept = kept_rows("train_step", rows, ("compiled", "precision", "quantizer"))
+        print(write_record(
+            "train_step", kept + rows, batch=BATCH, threads=1, bits="W4A8", clock="process CPU time",
+        ), flush=True)  # fmt: skip
 
 
-def timed(steps: dict[str, Step], compiled: bool, rounds: int) -> list[dict[str, Any]]:
+def timed(starts: dict[str, Callable[[], Step]], kind: Kind, rounds: int) -> list[dict[str, Any]]:
     """Rows of all variants of one kind; one that does not run has a reason instead of times."""
     reasons, running = {}, {}
-    for name, step in steps.items():
+    for name, start in starts.items():
         try:
+            step = start()
             step(), step()
             running[name] = step
         except Exception as error:  # another library's failure is a result here
@@ -85,42 +115,50 @@ def timed(steps: dict[str, Step], compiled: bool, rounds: int) -> list[dict[str,
     for _ in range(rounds):
         for name, step in running.items():
             seconds[name].append(step())
-    common = {"net": "resnet8", "compiled": compiled, "target": TARGETS[compiled]}
     rows: list[dict[str, Any]] = [
         {
-            **common,
+            **kind.columns(),
             "quantizer": name,
             "ratio": median(own / base for own, base in zip(found, seconds["float"], strict=True)),
             "step_ms": 1e3 * median(found),
+            "all_ms": [round(1e3 * value, 1) for value in found],
         }
         for name, found in seconds.items()
     ]
-    rows += [{**common, "quantizer": n, "ratio": None, "step_ms": None, "reason": r} for n, r in reasons.items()]
+    rows += [
+        {**kind.columns(), "quantizer": n, "ratio": None, "step_ms": None, "reason": r} for n, r in reasons.items()
+    ]
     for row in rows:
         print(row, flush=True)
     return rows
 
 
-def step_of(network: nn.Module, compiled: bool) -> Step:
-    """A training step of a network on one batch, which gives its seconds."""
-    network = network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, CLASSES, (BATCH,))
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
+def step_of(make: Make, kind: Kind) -> Callable[[], Step]:
+    """What builds a network and gives its training step on one batch; a step gives its own CPU seconds."""
 
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        return cross_entropy(network(x), y)
+    def start() -> Step:
+        network = make().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+        labels = torch.randint(0, CLASSES, (BATCH,))
+        optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
 
-    chosen = torch.compile(loss, dynamic=False) if compiled else loss
+        def loss(x: Tensor, y: Tensor) -> Tensor:
+            return cross_entropy(network(x), y)
 
-    def step() -> float:
-        started = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        chosen(images, labels).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        return time.perf_counter() - started
+        chosen = torch.compile(loss, dynamic=False, options=dict(FUSION)) if kind.compiled else loss
 
-    return step
+        def step() -> float:
+            started = time.process_time()
+            optimiser.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16) if kind.precision == "bfloat16" else nullcontext():
+                value = chosen(images, labels)
+            value.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            return time.process_time() - started
+
+        return step
+
+    return start
 
 
 def ours() -> nn.Module:

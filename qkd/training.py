@@ -32,6 +32,10 @@ from qkd.teacher_logits import TeacherLogits, kept_logits
 DIVERGED = 1e4
 """A mean loss beyond this has left every useful region; cross-entropy over a million classes starts at 14."""
 
+FUSION = {"realize_reads_threshold": 16, "realize_opcount_threshold": 80}
+"""Inductor's limits of what it computes again rather than keeps: by its own, a backward pass writes every quantizer's
+x / step to memory and reads it twice, which doubles what quantizing costs."""
+
 Loss: TypeAlias = Callable[..., Tensor]
 """(images, labels) → scalar; with a `teacher` in the job (images, labels, its logits) → scalar."""
 

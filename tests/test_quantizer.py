@@ -1,12 +1,14 @@
 """The quantizer: values, the paper's gradients at and around the clip edges, initial steps."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo.utils import counters
 
 from qkd.quantizer import (
     CodeRange,
@@ -22,6 +24,7 @@ from qkd.quantizer import (
     to_codes,
     weight_range,
 )
+from qkd.training import FUSION
 
 RANGES = [weight_range(b) for b in (2, 3, 4, 8)] + [weight_range("ternary"), CodeRange(0, 15), CodeRange(0, 255)]
 
@@ -118,7 +121,9 @@ def test_the_gradient_of_a_step_is_scaled_by_one_over_root_n_times_qmax() -> Non
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (6, 7)], ids=["image", "matrix"])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_the_eager_node_equals_the_expression_that_is_compiled(shape: tuple[int, ...], per_channel: bool) -> None:
+def test_the_node_equals_the_expression_that_exact_mode_differentiates(
+    shape: tuple[int, ...], per_channel: bool
+) -> None:
     generator = torch.Generator().manual_seed(3)
     codes = CodeRange(-2, 3)
     step_shape = (shape[0], *[1] * (len(shape) - 1)) if per_channel else ()
@@ -135,6 +140,32 @@ def test_the_eager_node_equals_the_expression_that_is_compiled(shape: tuple[int,
     for ours, expected in zip(*found, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(found[0][0], found[1][0])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt install g++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile uses parts of torch that are
+def test_compiled_it_is_one_graph_with_the_same_values_and_gradients_and_is_compiled_once() -> None:
+    def both(x: torch.Tensor, s: torch.Tensor, w: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return fake_quantize(x, s, CodeRange(0, 15)), fake_quantize(w, t, CodeRange(-7, 7))
+
+    torch.compiler.reset()
+    counters.clear()
+    compiled = torch.compile(both, dynamic=False, fullgraph=True, options=dict(FUSION))
+    generator = torch.Generator().manual_seed(5)
+    for step in (0.3, 0.4):
+        x = (3 * torch.randn(2, 3, 4, 5, generator=generator)).contiguous(memory_format=torch.channels_last)
+        w, t = torch.randn(4, 3, 3, 3, generator=generator), torch.rand(4, 1, 1, 1, generator=generator) + 0.1
+        found = []
+        for function in (both, compiled):
+            leaves = [leaf.clone().requires_grad_() for leaf in (x, torch.tensor(step), w, t)]
+            out = function(*leaves)
+            torch.autograd.backward(out, [torch.full_like(o, 0.37) for o in out])
+            found.append([*out, *(leaf.grad for leaf in leaves)])
+        (a, b, ga, gs, gb, gt), (a2, b2, ga2, gs2, gb2, gt2) = found
+        assert all(torch.equal(p, q) for p, q in ((a, a2), (b, b2), (ga, ga2), (gb, gb2)))
+        for sums, other_order in ((gs, gs2), (gt, gt2)):
+            torch.testing.assert_close(sums, other_order, rtol=1e-6, atol=5e-5)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_substituted_codes_have_the_value_given_and_the_gradients_of_quantizing() -> None:
