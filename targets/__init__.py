@@ -18,6 +18,7 @@ _NAMES = (
     "cortex_a72",
     "cortex_a76",
     "armv8_6_i8mm",
+    "cortex_m0plus",
     "cortex_m4",
     "cortex_m7",
     "cortex_m33",

@@ -3,7 +3,9 @@
 Zero wait states, no cache, no bus contention: flash wait states alone add 10 to 40 % on boards. The classes are those
 of Arm's technical reference manual of Cortex-M4: arithmetic and multiply-accumulate 1, n loads in a row 1 + n, a
 store 1, a taken branch 1 more. Cortex-M33 is taken to be the same. Cortex-M7 issues two neighbours at once where they
-are independent and share no unit. Nothing here was compared with a board: the evidence is "estimate".
+are independent and share no unit. On Cortex-M0+ (Arm DDI 0484C, table 3.1, with the fast multiplier) a load or store
+of n words takes 1 + n, a taken branch 1 more, all else 1. Nothing here was compared with a board: the evidence is
+"estimate".
 """
 
 from __future__ import annotations
@@ -32,9 +34,12 @@ class Core:
     issue_width: int
     load_bytes: int
     """What one load instruction moves in a cycle."""
+    pipelines_memory: bool = True
+    """Loads in a row overlap, and a store takes the cycles of what it moves; else each takes one cycle more."""
 
 
 CORES: Mapping[str, Core] = {
+    "cortex_m0plus": Core(issue_width=1, load_bytes=4, pipelines_memory=False),
     "cortex_m4": Core(issue_width=1, load_bytes=4),
     "cortex_m33": Core(issue_width=1, load_bytes=4),
     "cortex_m7": Core(issue_width=2, load_bytes=8),
@@ -141,6 +146,8 @@ def _issue(here: Instruction, before: Instruction | None, core: Core) -> int:
         return DIVIDE_CYCLES
     if here.is_store or here.is_load:
         beats = ceil(here.moved_words * 4 / core.load_bytes)
+        if not core.pipelines_memory:
+            return beats + 1
         in_a_row = before is not None and before.is_load
         return beats + (here.is_load and core.issue_width == 1 and not in_a_row)
     waits = core.issue_width == 2 and before is not None and before.is_load and before.written & here.read

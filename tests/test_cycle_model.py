@@ -46,6 +46,20 @@ def test_a_conditional_branch_costs_more_as_often_as_what_follows_was_not_execut
 @pytest.mark.parametrize(
     ("lines", "cycles"),
     [
+        (("muls r0, r1",), 1),
+        (("ldr r0, [r1]", "ldrb r2, [r3]"), 4),
+        (("ldmia r0!, {r4, r5, r6}", "ldmia r0!, {r4, r5}"), 7),
+        (("str r0, [r1]", "stmia r0!, {r4, r5}"), 5),
+        (("bx lr",), 2),
+    ],
+)
+def test_a_cortex_m0plus_overlaps_no_loads_and_no_stores(lines: tuple[str, ...], cycles: int) -> None:
+    assert listing_cycles(listing(*lines), CORES["cortex_m0plus"]) == cycles
+
+
+@pytest.mark.parametrize(
+    ("lines", "cycles"),
+    [
         (("add r0, r1, r2", "smlad r3, r4, r5, r3"), 1),
         (("add r0, r1, r2", "add r3, r0, r4"), 2),
         (("smlad r0, r1, r2, r0", "smlad r3, r4, r5, r3"), 2),

@@ -7,7 +7,7 @@ from qkd.errors import DoesNotFitError
 from qkd.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.target import InstructionSet, Target
-from qkd.targets.kernels import armv7e_m, armv8_1_m_mve, armv8_a, generic_cost
+from qkd.targets.kernels import armv6_m, armv7e_m, armv8_1_m_mve, armv8_a, generic_cost
 from qkd.targets.kernels.candidate import Offer
 from qkd.targets.kernels.choice import Choice, choose, flash_byte_cycles
 
@@ -16,7 +16,7 @@ Family: TypeAlias = Callable[[QuantGraph, Op, Target], Iterable[Offer]]
 
 FAMILIES: dict[InstructionSet, tuple[Family, ...]] = {
     "host": (generic_cost.candidates,),
-    "armv6-m": (generic_cost.candidates,),
+    "armv6-m": (armv6_m.candidates, generic_cost.candidates),
     "armv7e-m": (armv7e_m.candidates, generic_cost.candidates),
     "armv8.1-m.mve": (armv8_1_m_mve.candidates, generic_cost.candidates),
     "armv8.0-a": (armv8_a.candidates, generic_cost.candidates),

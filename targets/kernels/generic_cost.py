@@ -23,6 +23,8 @@ class GenericRates:
 
 SCALAR = GenericRates(Rate(mac=6.5, output=25), Rate(mac=6, output=25), Rate(mac=10, output=25), Rate(output=19),
                       Rate(mac=6, output=20))  # fmt: skip
+ARMV6_M = GenericRates(Rate(mac=11, output=55), Rate(mac=9.8, output=75), Rate(mac=26, output=70), Rate(output=25),
+                       Rate(mac=10, output=60))  # fmt: skip
 MVE = GenericRates(Rate(mac=0.28, output=11.6), Rate(mac=1.86, output=12), Rate(mac=5.8), Rate(output=10.7),
                    Rate(mac=1.2))  # fmt: skip
 NEON = GenericRates(Rate(mac=0.37, output=21.8), Rate(mac=1.7, output=20), Rate(mac=2.6), Rate(output=17.5),
@@ -31,7 +33,7 @@ NEON = GenericRates(Rate(mac=0.37, output=21.8), Rate(mac=1.7, output=20), Rate(
 
 RATES: Mapping[InstructionSet, GenericRates] = {
     "host": NEON,
-    "armv6-m": SCALAR,
+    "armv6-m": ARMV6_M,
     "armv7e-m": SCALAR,
     "armv8.1-m.mve": MVE,
     "armv8.0-a": NEON,

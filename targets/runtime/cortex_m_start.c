@@ -29,7 +29,9 @@ __attribute__((noinline)) _Noreturn static void start(void) {
 
 /* `start` is a function of its own because the compiler may use vector registers in it, which are off until here. */
 void reset(void) {
+#if __ARM_ARCH_ISA_THUMB >= 2 /* Armv6-M has no coprocessors */
   SCB_CPACR |= CPACR_CP10_CP11_FULL;
+#endif
 #if defined(__ARM_FEATURE_MVE)
   SCB_CCR |= CCR_LOB;
 #endif

@@ -1,0 +1,32 @@
+"""Kernels for Armv6-M (Cortex-M0+): which templates an operator has."""
+
+from collections.abc import Iterable
+
+from qkd.graph import Add, AveragePool2d, Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph
+from qkd.target import Target
+from qkd.targets.kernels import (
+    armv6_m_connected,
+    armv6_m_convolution,
+    armv6_m_depthwise,
+    armv6_m_elementwise,
+)
+from qkd.targets.kernels.armv6_m_cost import ADD, POOL
+from qkd.targets.kernels.candidate import Offer
+from qkd.targets.kernels.rates import with_rate
+
+
+def candidates(graph: QuantGraph, op: Op, target: Target) -> Iterable[Offer]:
+    """Every kernel that is proved safe for an operator, with its estimate; nothing where there is none."""
+    match op:
+        case Conv2d() | Conv2dAdd():
+            return armv6_m_convolution.candidates(graph, op)
+        case FullyConnected():
+            return armv6_m_connected.candidates(graph, op)
+        case DepthwiseConv2d():
+            return armv6_m_depthwise.candidates(graph, op)
+        case Add():
+            return with_rate((armv6_m_elementwise.add_kernel(graph, op),), ADD, graph, op)
+        case AveragePool2d():
+            return with_rate(armv6_m_elementwise.average_pool_kernels(graph, op), POOL, graph, op)
+        case _:
+            return ()

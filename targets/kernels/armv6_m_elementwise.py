@@ -1,0 +1,52 @@
+"""Residual add and average pool for Armv6-M."""
+
+import numpy as np
+
+from qkd.graph import Add, AveragePool2d, QuantGraph
+from qkd.kernel import Kernel
+from qkd.targets.kernels.armv6_m_requantize import accumulator_range, digit_requantize
+from qkd.targets.kernels.armv7e_m_activations import rolled
+from qkd.targets.kernels.epilogue import add_rescaled
+from qkd.targets.kernels.generic import make_kernel, window_of
+from qkd.tir import Expr, Pointer, Register, cast, constant, let, widen
+
+ADD_UNROLL = 4
+
+
+def add_kernel(graph: QuantGraph, op: Add) -> Kernel:
+    """Add a few elements a turn; works in place."""
+    elements = graph.values[op.output].elements
+
+    def add(a: Pointer, b: Pointer, y: Pointer, index: Expr) -> None:
+        y[index] = cast(add_rescaled(a[index], b[index], op.epilogue), "int8")
+
+    def body(a: Pointer, b: Pointer, y: Pointer) -> None:
+        with rolled(elements // ADD_UNROLL) as block:
+            for i in range(ADD_UNROLL):
+                add(a, b, y, block * ADD_UNROLL + i)
+        for i in range(elements - elements % ADD_UNROLL, elements):
+            add(a, b, y, constant(i))
+
+    return make_kernel(graph, op, body, in_place=True, variant="mul_add", why="AddRescale is exact in int32")
+
+
+def average_pool_kernels(graph: QuantGraph, op: AveragePool2d) -> tuple[Kernel, ...]:
+    """Sum one channel after the other; the division is a few digits long."""
+    w, entry = window_of(graph, op), graph.values[op.input]
+    steps = digit_requantize(op.epilogue, *accumulator_range(np.ones((1, w.taps), np.int64), entry.qmin, entry.qmax))
+    if steps is None:
+        return ()
+
+    def body(x: Pointer, table: Pointer, y: Pointer) -> None:
+        with rolled(w.out_height) as row, rolled(w.out_width) as column, rolled(w.channels) as channel:
+            first = let((row * (w.stride[0] * w.width) + column * w.stride[1]) * w.channels + channel)
+            total = Register()
+            with rolled(w.kernel[0]) as i:
+                start = let(first + i * (w.width * w.channels))
+                with rolled(w.kernel[1]) as j:
+                    total.value = total.value + widen(x[start + j * w.channels])
+            code = steps.write(total.value, steps.constants(table, constant(0)))
+            y[(row * w.out_width + column) * w.channels + channel] = cast(code, "int8")
+
+    why = f"{steps.digits.shape[1]} digits of the multiplier give every code"
+    return (make_kernel(graph, op, body, (steps.table,), variant="digits", why=why),)
