@@ -51,6 +51,14 @@ SECTIONS = (
                    "rodata_bytes", "arena_bytes", "differing", "elements")),),
     ),
     Section(
+        "rpc", "Boards over TVM's RPC",
+        "TVM's server on emulated 64-bit Arm boards, reached by a tracker: every layer's output of a trained network's "
+        "test images compared with the integer graph. The boards were found out to be emulated, so no time was taken; "
+        "`refused` is what a library gets to hear that the board's core cannot run.",
+        (("rows", ("network", "device", "board", "images", "differing", "elements", "evidence", "latency_us",
+                   "refused")),),
+    ),
+    Section(
         "train_step", "Cost of a quantized training step",
         "Ratio to the float step of the same network in the same run.",
         (("rows", ("net", "quantizer", "compiled", "ratio")),),
