@@ -33,13 +33,13 @@ def make_board(folder: Path) -> Path:
 
 def server_command(folder: Path, cpu: str) -> tuple[str, ...]:
     """What starts TVM's RPC server on a board with this processor of QEMU's; its options follow."""
-    python = _interpreter(folder, cpu)
+    python = interpreter(folder, cpu)
     # The server starts another Python by sys.executable, which is QEMU's guest and nothing that this machine can run.
     start = "import runpy, sys; sys.executable = {!r}; runpy.run_module('tvm.exec.rpc_server', run_name='__main__')"
     return (str(python), "-c", start.format(str(python)))
 
 
-def _interpreter(folder: Path, cpu: str) -> Path:
+def interpreter(folder: Path, cpu: str) -> Path:
     """A script that runs the board's Python on a processor."""
     script, root = folder.resolve() / f"python-{cpu.partition(',')[0]}", folder.resolve() / "root"
     run = f'exec qemu-aarch64 -cpu {cpu} -L "{root}" "{root}/usr/bin/{_python(folder)}" "$@"'

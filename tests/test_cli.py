@@ -93,6 +93,8 @@ def test_a_run_leaves_results_report_graph_and_firmware(finished: Path) -> None:
     assert (device.images, device.differing, format_.agreement_exact) == (20, 0, 100.0)
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert check_bundle(out / str(device.firmware)).graph_sha256 == format_.graph_sha256
+    selftest = out / str(device.firmware) / "selftest" / "selftest.py"  # of the host's shared library, in Python
+    assert ": 0 of " in subprocess.run([sys.executable, selftest], check=True, capture_output=True, text=True).stdout
 
 
 def test_a_second_run_trains_and_proves_nothing_again(finished: Path) -> None:
