@@ -49,7 +49,7 @@ def assert_device_equals_reference(graph: QuantGraph, core: str, kernels: list[K
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("core", ["host", "cortex_m4", "cortex_m7", "cortex_m55", "cortex_a53"])
+@pytest.mark.parametrize("core", ["host", "cortex_m0plus", "cortex_m4", "cortex_m7", "cortex_m55", "cortex_a53"])
 @settings(**EMULATED)
 @given(graph=residual_blocks(), data=st.data())
 def test_any_fused_kernel_equals_its_two_operators(core: str, graph: QuantGraph, data: st.DataObject) -> None:
