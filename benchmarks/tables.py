@@ -60,8 +60,9 @@ SECTIONS = (
     ),
     Section(
         "train_step", "Cost of a quantized training step",
-        "Ratio to the float step of the same network in the same run.",
-        (("rows", ("net", "quantizer", "compiled", "ratio")),),
+        "Forward, backward and SGD step, batch 128, one thread, processor time: the machine was shared. Ratio to the "
+        "float step of the same kind in the same run; a row without one did not run, and its record says why.",
+        (("rows", ("net", "quantizer", "compiled", "precision", "ratio", "step_ms", "target")),),
     ),
     Section(
         "quantizers", "Quantizer options",
