@@ -118,7 +118,7 @@ LIMITS = {
     "ternary products, the largest sum of int16": ((2, 8, 255), "ternary", "multiply_w2_4x2_int16"),
     "ternary products, more": ((2, 8, 272), "ternary", "multiply_w2_4x2_int32"),
     "2-bit lookup, the largest sum of int16": ((2, 8, 127), "2", "lookup_4x2_4x2_int16"),
-    "2-bit lookup, more": ((2, 8, 132), "2", "lookup_4x2_5x2_int32"),
+    "2-bit lookup, more": ((2, 8, 132), "2", "lookup_4x2_2x2_int32"),
     "4-bit products, the largest sum of int16": ((2, 8, 36), "4", "multiply_w4_5x2_int16"),
     "4-bit products, more": ((2, 8, 40), "4", "multiply_w4_4x2_int32"),
     "8-bit products of single lanes": ((2, 5, 600), "8", "multiply_w8_5_int32"),

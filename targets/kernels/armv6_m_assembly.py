@@ -221,6 +221,33 @@ define i32 @{name}(ptr %table, ptr %vectors) {{
 """
 
 
+def unpack_ir(name: str, base: int, digits: int, entry_bytes: int, table_bytes: int, tables: int) -> str:
+    """LLVM IR of `@name(ptr codes, ptr fractions, ptr end)`, which writes codes of two bytes until `end`.
+
+    A fraction is 24 bits whose first `digits` digits in base `base` are entries of as many tables; after `tables` of
+    them the first table comes again. `entry_bytes` is a power of two.
+    """
+    lines = ["mov r8, r0", "mov r9, r2", ".Lfraction${:uid}:", "ldrb r0, [r6, #0]"]
+    for byte in (1, 2):
+        lines += [f"ldrb r2, [r6, #{byte}]", f"lsls r2, r2, #{8 * byte}", "adds r0, r2"]
+    lines.append("adds r6, #3")
+    for i in range(digits):
+        lines += ["muls r0, r1, r0", "lsrs r2, r0, #24", "ands r0, r4", f"lsls r2, r2, #{entry_bytes.bit_length() - 1}"]
+        lines += ["adds r2, r3", f"strh r2, [r5, #{2 * i}]", "add r3, r9", "cmp r3, r7"]
+        lines += [f"bne .Lnext{i}_${{:uid}}", "movs r3, #0", f".Lnext{i}_${{:uid}}:"]
+    lines += [f"adds r5, #{2 * digits}", "cmp r5, r8", "bne .Lfraction${:uid}"]
+    fixed = [f"r{i}" for i in (0, 1, 2, 3, 4, 5, 6, 7)]
+    outputs, tied = ",".join(f"={{{r}}}" for r in fixed), ",".join(str(i) for i in range(len(fixed)))
+    return f"""
+define i32 @{name}(ptr %codes, ptr %fractions, ptr %end) {{
+  %free = call {{ ptr, i32, i32, i32, i32, ptr, ptr, i32 }} asm sideeffect "{asm_text(lines)}",
+    "{outputs},{tied},~{{r8}},~{{r9}},~{{memory}},~{{cc}}"(ptr %end, i32 {base}, i32 {table_bytes}, i32 0,
+    i32 {(1 << 24) - 1}, ptr %codes, ptr %fractions, i32 {table_bytes * tables})
+  ret i32 0
+}}
+"""
+
+
 def _stepping_digit(entry: int, levels: int) -> int:
     """The digit that is one more than in the entry before."""
     digit = 0

@@ -11,7 +11,7 @@ from qkd.graph import Conv2d, Conv2dAdd, QuantGraph, Value
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv6_m_cost import rows_cycles
 from qkd.targets.kernels.armv6_m_requantize import DigitRequantize, accumulator_range, digit_requantize
-from qkd.targets.kernels.armv6_m_rows import LOOKUPS, Multiply, Rows, Scheme
+from qkd.targets.kernels.armv6_m_rows import LOOKUPS, Lookup, Multiply, Rows, Scheme
 from qkd.targets.kernels.armv6_m_rows_body import rows_kernel
 from qkd.targets.kernels.bounds import beyond
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
@@ -64,6 +64,8 @@ def candidates(graph: QuantGraph, op: Convolution) -> Iterator[Offer]:
         yield Refused("multiply", "no digits of the multiplier give every code")
         return
     for scheme, words, paired in itertools.product(_schemes(weight), WORDS, (True, False)):
+        if isinstance(scheme, Lookup) and words & (words - 1):
+            continue  # where an entry lies is its number shifted
         plan = _plan(graph, op, scheme, words, paired)
         if isinstance(plan, Rows):
             yield _candidate(graph, op, plan, steps)

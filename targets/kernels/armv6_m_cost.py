@@ -14,7 +14,7 @@ RUN = 60
 COPY = 8
 OUTPUT = 22
 DIGIT = 5
-UNPACK_CODE = 24
+UNPACK_CODE = 15
 
 ADD = Rate(output=24)
 POOL = Rate(mac=9, output=30)

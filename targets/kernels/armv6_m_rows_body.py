@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 
 from qkd.graph import Conv2d, Conv2dAdd, QuantGraph
 from qkd.kernel import Constant, Kernel
-from qkd.targets.kernels.armv6_m_assembly import HALF, Runs, lookup_ir, multiply_ir, table_ir
+from qkd.targets.kernels.armv6_m_assembly import HALF, Runs, lookup_ir, multiply_ir, table_ir, unpack_ir
 from qkd.targets.kernels.armv6_m_requantize import DigitRequantize
 from qkd.targets.kernels.armv6_m_rows import Lookup, Multiply, Rows
 from qkd.targets.kernels.armv7e_m_activations import rolled
 from qkd.targets.kernels.epilogue import split_addend, store
 from qkd.targets.kernels.generic import make_kernel
-from qkd.tir import Expr, Pointer, Register, branch, call, cast, constant, evaluate, let, minimum, when, widen
+from qkd.tir import Expr, Pointer, branch, call, constant, evaluate, let, minimum, when, widen
 
 PRELUDE = """
 define i32 @armv6_m_subtract(i32 %a, i32 %b) {
@@ -61,7 +61,9 @@ def inner_loops(plan: Rows) -> str:
     s, channels, pitch = plan.scheme, plan.out_channels, plan.window.kernel[0] * plan.run
     if isinstance(s, Lookup):
         run = lookup_ir("armv6_m_run", plan.words, Runs(2 * plan.part, 2 * pitch, channels), plan.wide)
-        return run + table_ir("armv6_m_table", plan.words, s.levels, s.group)
+        sizes = 4 * plan.words, 4 * plan.unit_words
+        unpack = unpack_ir("armv6_m_unpack", s.unit_entries, s.codes_per_fraction, *sizes, plan.part)
+        return run + unpack + table_ir("armv6_m_table", plan.words, s.levels, s.group)
     run = multiply_ir("armv6_m_run", plan.words, s.bits, Runs(plan.part, pitch, channels), plan.wide)
     return run + multiply_ir("armv6_m_sum", plan.words, s.bits, Runs(plan.part, plan.part, 1), False, SUM_UNROLL)
 
@@ -113,21 +115,11 @@ class _Writer:
             pointer[at + i] = value
 
     def _unpack_codes(self, scheme: Lookup) -> None:
-        """Write the codes, two bytes each, from their digits: fractions of 24 bits in base `unit_entries`."""
-        plan, halves = self.plan, self.bytes.view("int16")
-        entry_bytes, table_bytes = 4 * plan.words, 4 * plan.unit_words
-        place = Register()
-        with rolled(plan.fractions) as number:
-            parts = [widen(self.weights[number * 3 + i]) & 0xFF for i in range(3)]
-            fraction = Register("int32", parts[0] | parts[1] << 8 | parts[2] << 16)
-            with rolled(scheme.codes_per_fraction) as i:
-                product = let(fraction.value * scheme.unit_entries)
-                code = (product >> 24) * entry_bytes + place.value
-                halves[number * scheme.codes_per_fraction + i + 2 * plan.codes_word] = cast(code, "int16")
-                fraction.value = product & 0xFFFFFF
-                place.value = place.value + table_bytes
-                with when(place.value >= plan.part * table_bytes):
-                    place.value = constant(0)
+        """Write the codes, two bytes each."""
+        first = 4 * self.plan.codes_word
+        places = (first, first + 2 * self.plan.fractions * scheme.codes_per_fraction)
+        codes, end = (self.bytes.address(place) for place in places)
+        evaluate(call("int32", "armv6_m_unpack", codes, self.weights.address(0), end))
 
     # A row comes in.
 
