@@ -45,6 +45,14 @@ SECTIONS = (
                    "rodata_bytes", "arena_bytes", "scratch_bytes", "differing", "elements")),),
     ),
     Section(
+        "fusing", "Residual adds in the kernels of their convolutions",
+        "The same network with every operator apart and as the device has it best, both proved; executed instructions, "
+        "exact. `pool_instructions` are those of the average pool: more than fusing it could save.",
+        (("rows", ("core", "network", "bits", "fused", "instructions_apart", "instructions_fused", "arena_bytes_apart",
+                   "arena_bytes_fused", "flash_bytes_apart", "flash_bytes_fused", "pool_instructions", "differing",
+                   "elements")),),
+    ),
+    Section(
         "aarch64", "AArch64 kernels",
         "Executed instructions of one inference in user-mode emulation, exact; cycles are llvm-mca estimates.",
         (("rows", ("engine", "core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",
