@@ -3,7 +3,9 @@
 `python -m benchmarks.cortex_m` runs every core, network and format in the emulator (about five minutes on two cores),
 compares every element of every layer with the reference, prints a table and writes results/cortex_m.json.
 Its weights are random: neither instructions nor memory depend on them, but for the proofs that pick wider kernels.
-Cycles are estimates: by `targets.cycle_model` for M4, M7 and M33, by llvm-mca for M55 (None where it is missing).
+Cycles are estimates: by `targets.cycle_model` for M0+, M4, M7 and M33, by llvm-mca for M55 (None where it is missing).
+Cortex-M0+ has no peer here; beside it stands the same network with the generic kernels. QEMU has no Cortex-M0+: its
+Cortex-M0, which has the same instructions and refuses all others, executes the code that was compiled for Cortex-M0+.
 `--trained W4A8=runs/x/w4a8/graph.safetensors …` adds rows for networks that were trained and frozen. Rows of the record
 that a run does not measure again stay, with their date.
 """
@@ -18,9 +20,9 @@ from rich.table import Table
 
 from benchmarks.cycle_estimate import SIMULATIONS, Estimate, simulator_version
 from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
-from benchmarks.measuring import SAMPLES, load_trained, measure_network
+from benchmarks.measuring import SAMPLES, generic_instructions, load_trained, measure_network
 from benchmarks.networks import NETWORKS
-from benchmarks.record import kept_rows, write_record
+from benchmarks.record import kept_entries, kept_rows, write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph
@@ -31,7 +33,7 @@ from qkd.targets import load_target
 from qkd.targets.cycle_model import estimate_cycles
 from qkd.verification import Verification
 
-CORES = ("cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
+CORES = ("cortex_m0plus", "cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
 FORMATS = ("W8A8", "W4A8", "ternary-A8", "W4A4", "ternary-A4")
 
 CONV_9_MACS = 8 * 8 * 64 * 64 * 9
@@ -133,6 +135,7 @@ def main() -> None:
     if not options.no_record:
         version = simulator_version(simulator) if simulator else None
         rows = kept_rows("cortex_m", rows, ("core", "network", "bits", "weights")) + rows
+        tools = kept_entries("cortex_m", "device_tools", tools)
         print(write_record("cortex_m", rows, device_tools=tools, estimator=version, samples=SAMPLES,
                            cmsis_nn=_comparison(), four_bit_activations=_floors(rows)))  # fmt: skip
 
@@ -140,7 +143,9 @@ def main() -> None:
 def measure(graph: QuantGraph, target: Target, simulator: str | None) -> tuple[dict[str, Any], DeviceRun]:
     """Lower a network, prove its outputs and count one inference; gives a row of the record and the counted run."""
     library, proof, run = measure_network(graph, target)
-    return _row(library, proof, run, _estimate(run, target, simulator)), run
+    has_peer = any(core == target.name for core, _ in CMSIS_NN)
+    generic = None if has_peer else generic_instructions(graph, target)
+    return {**_row(library, proof, run, _estimate(run, target, simulator)), "generic_instructions": generic}, run
 
 
 def _estimate(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
@@ -204,15 +209,16 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="Instructions counted in the emulator; cycles are an estimate without wait states")
     for heading in ("core", "network", "bits"):
         table.add_column(heading)
-    for heading in ("CMSIS-NN s8 / s4 (M)", "instructions (M)", "cycles (M)", "text", "rodata", "arena", "scratch",
-                    "differing"):  # fmt: skip
+    for heading in ("CMSIS-NN s8 / s4, or generic (M)", "instructions (M)", "cycles (M)", "text", "rodata", "arena",
+                    "scratch", "differing"):  # fmt: skip
         table.add_column(heading, justify="right")
     for row in rows:
         vendor = CMSIS_NN.get((row["core"], row["network"]))
         cycles = row["cycles_estimate"]
         sizes = (f"{row[name]:,}" for name in ("text_bytes", "rodata_bytes", "arena_bytes", "scratch_bytes"))
         network = row["network"] + (", trained" if row["weights"] == "trained" else "")
-        counts = " / ".join(f"{count / 1e6:.2f}" for count in vendor) if vendor else "-"
+        generic = row.get("generic_instructions")
+        counts = " / ".join(f"{count / 1e6:.2f}" for count in vendor or ([generic] if generic else [])) or "-"
         table.add_row(row["core"], network, row["bits"], counts, f"{row['instructions'] / 1e6:.3f}",
                       "-" if cycles is None else f"{cycles / 1e6:.3f}", *sizes,
                       f"{row['differing']} of {row['elements']:,}")  # fmt: skip

@@ -35,3 +35,10 @@ def kept_rows(name: str, rows: Sequence[Mapping[str, Any]], key: Sequence[str]) 
     record, again = json.loads(path.read_text()), {tuple(row.get(k) for k in key) for row in rows}
     old = ({"date": record["date"], **row} for row in record["rows"])
     return [row for row in old if tuple(row.get(k) for k in key) not in again]
+
+
+def kept_entries(name: str, field: str, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of `results/<name>.json` with what this run knows better."""
+    path = RESULTS / f"{name}.json"
+    old = json.loads(path.read_text()).get(field, {}) if path.exists() else {}
+    return {**old, **entries}
