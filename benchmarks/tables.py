@@ -40,9 +40,17 @@ SECTIONS = (
     ),
     Section(
         "cortex_m", "Cortex-M kernels",
-        "Executed instructions of one inference, exact; cycles are estimates.",
-        (("rows", ("core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",
-                   "rodata_bytes", "arena_bytes", "scratch_bytes", "differing", "elements")),),
+        "Executed instructions of one inference, exact; cycles are estimates. Code for Cortex-M0+ runs on QEMU's "
+        "Cortex-M0; `generic_instructions` are those of the same network with the portable kernels.",
+        (("rows", ("core", "network", "bits", "weights", "instructions", "generic_instructions", "cycles_estimate",
+                   "text_bytes", "rodata_bytes", "arena_bytes", "scratch_bytes", "differing", "elements")),
+         ("four_bit_activations", ("idea", "instructions_per_mac", "counted_per_mac", "of"))),
+    ),
+    Section(
+        "kernel_choice", "Whether the choice of kernels ranks as counted code does",
+        "Cycles estimated from executed instructions of the four closest candidates of each layer; all are estimates. "
+        "Regret: what the chosen ones cost beyond the best, flash at its worth. Times are processor time.",
+        (("rows", ("core", "network", "bits", "regret_percent", "pairs", "agreeing", "choosing_ms", "lowering_ms")),),
     ),
     Section(
         "fusing", "Residual adds in the kernels of their convolutions",
@@ -57,6 +65,12 @@ SECTIONS = (
         "Executed instructions of one inference in user-mode emulation, exact; cycles are llvm-mca estimates.",
         (("rows", ("engine", "core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",
                    "rodata_bytes", "arena_bytes", "differing", "elements")),),
+    ),
+    Section(
+        "linux_bundle", "Linux bundles in Python",
+        "A bundle's self-test in Python on emulated 64-bit Arm boards (Debian's Python, NumPy's wheel): outputs of the "
+        "shared library that differ from the golden vectors. Nothing is timed.",
+        (("rows", ("core", "network", "bits", "images", "differing", "elements", "shared_library_bytes")),),
     ),
     Section(
         "rpc", "Boards over TVM's RPC",
