@@ -135,7 +135,8 @@ def _inner(a: Tensor, b: Tensor) -> Tensor:
     """Sum of products over all elements; a dot product where both lie in memory alike, which they mostly do."""
     if a.dim() == 4:  # channels last is flat memory in this order
         a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)
-    return torch.dot(a.reshape(-1).float(), b.reshape(-1).float())
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)  # bfloat16 would not hold the sum
+    return torch.dot(a.reshape(-1).to(wide), b.reshape(-1).to(wide))
 
 
 class _ScaleGradient(torch.autograd.Function):
