@@ -25,7 +25,7 @@ GATHER_PIXEL = 20
 COPY_BYTE = 12
 """Cycles a byte of the padded copy takes: filled, then copied."""
 
-DEPTHWISE_PAIRS, DEPTHWISE = Rate(mac=2.0), Rate(mac=3.0)
+DEPTHWISE_PAIRS, DEPTHWISE = Rate(mac=3.54), Rate(mac=4.44)
 ADD = Rate(output=10)
 ADD_TO_OUTPUT = 8
 """Cycles to add the residual to an output that is in a register."""
