@@ -57,8 +57,8 @@ class TrainSpec(_Strict):
     mixed_precision: bool = False
     """bfloat16 products while training; only pays on processors that have them (AVX512-BF16, AMX)."""
     compile: bool = False
-    """Fuse each network with torch.compile: costs up to a minute a pass, saves a fifth of a quantized float32 step; float
-    steps in bfloat16 and SpeedyNet become slower by it."""
+    """Fuse quantized students with torch.compile: costs up to a minute a pass, saves a fifth of a float32 step; passes
+    that train float networks alone stay as they are, since their steps become no faster."""
     threads: Annotated[int, Field(ge=0)] = 0
     """0: all cores. Results repeat bit for bit only with the same number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

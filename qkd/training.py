@@ -288,4 +288,4 @@ def _compiled(job: Job, state: TrainState) -> Loss:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         state.session.reporter.say("train.compile needs a C++ compiler (g++); training goes on without, more slowly")
         return job.loss
-    return torch.compile(job.loss, dynamic=False)
+    return torch.compile(job.loss, dynamic=False, options=dict(FUSION))
