@@ -23,7 +23,7 @@ from benchmarks.aarch64_peers import measure_peers, peer_versions
 from benchmarks.cycle_estimate import estimate_cycles, simulator_version
 from benchmarks.measuring import SAMPLES, load_trained, measure_network
 from benchmarks.networks import NETWORKS
-from benchmarks.record import kept_rows, write_record
+from benchmarks.record import kept_entries, kept_rows, write_record
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph, Value
@@ -72,7 +72,8 @@ def main() -> None:
             rows += [{"core": core, "date": today(), **row} for row in found]
     Console(width=150).print(_table(rows))
     if not options.no_record:
-        peers = peer_versions(options.peers) if options.peers else {}
+        peers = kept_entries("aarch64", "peers", peer_versions(options.peers) if options.peers else {})
+        tools = kept_entries("aarch64", "device_tools", tools)
         estimator = simulator_version(options.llvm_mca)
         rows = kept_rows("aarch64", rows, ("engine", "core", "network", "bits", "weights")) + rows
         print(write_record("aarch64", rows, device_tools=tools, peers=peers, estimator=estimator, samples=SAMPLES))
