@@ -22,7 +22,7 @@ from benchmarks.record import kept_rows, write_record
 from qkd.bits import Bits
 from qkd.datasets import Split
 from qkd.errors import InvariantError
-from qkd.evaluation import classes_of
+from qkd.evaluation import classes_of, top1
 from qkd.files import write_atomic
 from qkd.freeze import freeze
 from qkd.passes import build_train_passes
@@ -215,26 +215,21 @@ def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -
 def float_scores(state: TrainState) -> dict[str, float]:
     """Top-1 of the float student in percent."""
     splits = {"val": state.data.validation, "test": state.data.test}
-    return {name: _percent(classes_of(state.student, split.images), split) for name, split in splits.items()}
+    return {name: top1(state.student, split) for name, split in splits.items()}
 
 
 def integer_scores(state: TrainState) -> dict[str, float]:
     """Top-1 of the integer graph in percent, computed in exact mode; InvariantError where the two differ."""
     student, splits = state.student_to_train(), {"val": state.data.validation, "test": state.data.test}
     with student.running("exact"):
-        found = {name: classes_of(student, split.images) for name, split in splits.items()}
-    _check_exact(student, splits["test"], found["test"])
-    return {name: _percent(found[name], split) for name, split in splits.items()}
+        _check_exact(student, splits["test"])
+        return {name: top1(student, split) for name, split in splits.items()}
 
 
-def _check_exact(student: QuantStudent, split: Split, found: np.ndarray[Any, Any]) -> None:
+def _check_exact(student: QuantStudent, split: Split) -> None:
     classes = run_in_batches(freeze(student, "study"), split.codes()[:CHECKED]).argmax(axis=1)
-    if not np.array_equal(classes, found[:CHECKED]):
+    if not np.array_equal(classes, classes_of(student, split.images[:CHECKED])):
         raise InvariantError(f"exact mode and the integer graph differ on the first {CHECKED} test images")
-
-
-def _percent(found: np.ndarray[Any, Any], split: Split) -> float:
-    return 100.0 * float((found == split.labels).mean())
 
 
 def collect(out: Path) -> Path:

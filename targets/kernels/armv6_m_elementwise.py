@@ -6,28 +6,15 @@ from qkd.graph import Add, AveragePool2d, QuantGraph
 from qkd.kernel import Kernel
 from qkd.targets.kernels.armv6_m_requantize import accumulator_range, digit_requantize
 from qkd.targets.kernels.armv7e_m_activations import rolled
+from qkd.targets.kernels.armv7e_m_elementwise import unrolled_add
 from qkd.targets.kernels.epilogue import add_rescaled
 from qkd.targets.kernels.generic import make_kernel, window_of
-from qkd.tir import Expr, Pointer, Register, cast, constant, let, widen
-
-ADD_UNROLL = 4
+from qkd.tir import Pointer, Register, cast, constant, let, widen
 
 
 def add_kernel(graph: QuantGraph, op: Add) -> Kernel:
-    """Add a few elements a turn; works in place."""
-    elements = graph.values[op.output].elements
-
-    def add(a: Pointer, b: Pointer, y: Pointer, index: Expr) -> None:
-        y[index] = cast(add_rescaled(a[index], b[index], op.epilogue), "int8")
-
-    def body(a: Pointer, b: Pointer, y: Pointer) -> None:
-        with rolled(elements // ADD_UNROLL) as block:
-            for i in range(ADD_UNROLL):
-                add(a, b, y, block * ADD_UNROLL + i)
-        for i in range(elements - elements % ADD_UNROLL, elements):
-            add(a, b, y, constant(i))
-
-    return make_kernel(graph, op, body, in_place=True, variant="mul_add", why="AddRescale is exact in int32")
+    """Add by two products and a clamp an element; works in place."""
+    return unrolled_add(graph, op, lambda a, b: add_rescaled(a, b, op.epilogue), "mul_add")
 
 
 def average_pool_kernels(graph: QuantGraph, op: AveragePool2d) -> tuple[Kernel, ...]:

@@ -57,20 +57,28 @@ def addend_of(
 
 def add_kernel(graph: QuantGraph, op: Add) -> Kernel:
     """Add by two multiply-accumulates and a saturating shift an element; works in place."""
-    p, elements = op.epilogue, graph.values[op.output].elements
+    p = op.epilogue
 
-    def add(a: Pointer, b: Pointer, y: Pointer, index: Operand) -> None:
-        total = widen(b[index]) * p.multiplier_b + (widen(a[index]) * p.multiplier_a + p.offset)
-        y[index] = cast(saturate(total, p.shift, p.qmin, p.qmax), "int8")
+    def added(a: Expr, b: Expr) -> Expr:
+        total = widen(b) * p.multiplier_b + (widen(a) * p.multiplier_a + p.offset)
+        return saturate(total, p.shift, p.qmin, p.qmax)
+
+    return unrolled_add(graph, op, added, "mla")
+
+
+def unrolled_add(graph: QuantGraph, op: Add, added: Callable[[Expr, Expr], Expr], variant: str) -> Kernel:
+    """A few elements a turn, each by `added`; works in place."""
+    elements = graph.values[op.output].elements
 
     def body(a: Pointer, b: Pointer, y: Pointer) -> None:
         with rolled(elements // ADD_UNROLL) as block:
             for i in range(ADD_UNROLL):
-                add(a, b, y, block * ADD_UNROLL + i)
+                at = block * ADD_UNROLL + i
+                y[at] = cast(added(a[at], b[at]), "int8")
         for i in range(elements - elements % ADD_UNROLL, elements):
-            add(a, b, y, constant(i))
+            y[constant(i)] = cast(added(a[constant(i)], b[constant(i)]), "int8")
 
-    return make_kernel(graph, op, body, in_place=True, variant="mla", why="AddRescale is exact in int32")
+    return make_kernel(graph, op, body, in_place=True, variant=variant, why="AddRescale is exact in int32")
 
 
 def average_pool_kernels(graph: QuantGraph, op: AveragePool2d) -> Iterator[Kernel]:
