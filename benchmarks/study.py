@@ -1,7 +1,8 @@
 """Which training method is worth its cost: every pass, four formats, three seeds, equal student updates, losers kept.
 
 `python -m benchmarks.study` trains on scikit-learn's digits, `--cifar FOLDER` on a CIFAR-10 in parquet files, which
-takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`.
+takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`;
+`--long` trains the quantized students as long as the recipes for ternary and W2A2 do.
 Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. On CIFAR-10
 all arms start from one float teacher and student, so its spread is that of the quantized training alone. Scores are the
 integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
@@ -11,10 +12,10 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -36,10 +37,10 @@ from qkd.weights_file import save_weights
 
 FORMATS = ("ternary-A8", "W2A2", "W4A4", "W4A8")
 SEEDS = (0, 1, 2)
-KEY = ("data", "net", "bits", "method", "seed")
+KEY = ("data", "net", "bits", "method", "epochs", "seed")
 CHECKED = 100
 """Images on which the integer graph itself is run: exact mode, which scores the rest, must choose the same classes."""
-PassTable = dict[str, Any]
+PassTable: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Setting:
     train: dict[str, Any]
     float_rate: float
     rate: float
+    tuning: Mapping[str, PassTable] = field(default_factory=dict)
+    """What the recipe of a format sets differently; all methods share it."""
 
     @property
     def net(self) -> str:
@@ -106,13 +109,19 @@ def cifar(folder: Path, student: str) -> Setting:
     )  # fmt: skip
 
 
-def methods(s: Setting) -> Mapping[str, list[PassTable]]:
+def as_long_as_recipes(s: Setting) -> Setting:
+    """The setting with the budget, rates and step rates of the recipes for ternary and W2A2."""
+    return replace(s, epochs=16, tuning={"W2A2": {"learning_rate": 0.05}, "ternary-A8": {"step_rate": 1.0}})
+
+
+def methods(s: Setting, bits: str) -> Mapping[str, list[PassTable]]:
     """Every method's passes."""
-    tuned = {"epochs": s.epochs, "learning_rate": s.rate}
+    shared = {"learning_rate": s.rate} | s.tuning.get(bits, {})
+    tuned = {"epochs": s.epochs} | shared
     third = max(1, s.epochs // 4)
     phases = {"self_study": third, "co_study": max(1, s.epochs * 2 // 5), "tutoring": 0}
     phases["tutoring"] = s.epochs - sum(phases.values())
-    qkd = [{"name": name, "epochs": epochs, "learning_rate": s.rate} for name, epochs in phases.items()]
+    qkd = [{"name": name, "epochs": epochs} | shared for name, epochs in phases.items()]
     return {
         "qat": s.fine_tuned({"name": "qat"} | tuned),
         **{f"kd_t{t}": s.fine_tuned({"name": "distill", "temperature": float(t)} | tuned) for t in (2, 1, 4)},
@@ -153,11 +162,11 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["resnet8", "resnet20"], help="students on CIFAR-10")
     parser.add_argument("--bits", nargs="+", default=["float", *FORMATS])
     parser.add_argument("--methods", nargs="+", help="default: all")
+    parser.add_argument("--long", action="store_true", help="16 epochs of the quantized student, on CIFAR-10")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the arms")
     options = parser.parse_args()
-    cifars = (with_weights(cifar(options.cifar, net), options.out) for net in options.nets)
-    for setting in cifars if options.cifar else [DIGITS]:
+    for setting in _settings(options):
         for bits, method, tables in _chosen(setting, options.bits, options.methods):
             for seed in options.seeds:
                 arm(setting, method, tables, bits, seed, options.out)
@@ -165,16 +174,27 @@ def main() -> None:
     print(path)
 
 
+def _settings(options: argparse.Namespace) -> Iterator[Setting]:
+    if options.cifar is None:
+        yield DIGITS
+        return
+    for net in options.nets:
+        setting = with_weights(cifar(options.cifar, net), options.out)
+        yield as_long_as_recipes(setting) if options.long else setting
+
+
 def _chosen(s: Setting, formats: list[str], names: list[str] | None) -> Iterator[tuple[str, str, list[PassTable]]]:
     for bits in formats:
-        for method, tables in ({"float": control(s)} if bits == "float" else methods(s)).items():
+        for method, tables in ({"float": control(s)} if bits == "float" else methods(s, bits)).items():
             if names is None or method in names:
                 yield bits, method, tables
 
 
 def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed: int, out: Path) -> None:
     """Train one arm and write its row, unless that is done; `core_seconds` leaves out what other arms had trained."""
-    row_file = out / "rows" / f"{setting.data['name']}-{setting.net}-{bits}-{method}-{seed}.json"
+    epochs = sum(table.get("epochs", 0) for table in tables if table not in setting.start())
+    key = (setting.data["name"], setting.net, bits, method, epochs, seed)
+    row_file = out / "rows" / f"{'-'.join(map(str, key))}.json"
     if row_file.exists():
         return
     started = time.process_time()
@@ -188,13 +208,8 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
     scores = float_scores(state) if bits == "float" else integer_scores(state)
     updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
     row = {
-        "data": setting.data["name"],
-        "net": setting.net,
-        "bits": bits,
-        "method": method,
-        "epochs": sum(table.get("epochs", 0) for table in tables if table not in setting.start()),
+        **dict(zip(KEY, key, strict=True)),
         "float_epochs": setting.float_epochs if fine_tuned else 0,
-        "seed": seed,
         **scores,
         "core_seconds": core_seconds,
         "notes": [fact.note for fact in updates if fact.note],
@@ -240,9 +255,9 @@ def collect(out: Path) -> Path:
 
 
 def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation of each method and format; differences are paired by seed."""
-    test = {tuple(row[k] for k in KEY): row["test"] for row in rows}
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    """Mean and sample standard deviation of each method and format; differences are paired by seed and all epochs."""
+    test = {_control(row, (row["bits"], row["method"])): row["test"] for row in rows}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[k] for k in KEY[:-1]), []).append(row)
     return [
@@ -259,11 +274,16 @@ def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def _control(row: Mapping[str, Any], other: tuple[str, str]) -> tuple[Any, ...]:
+    """What names the arm of another format and method with this one's seed and updates, float ones included."""
+    return row["data"], row["net"], *other, row["epochs"] + row["float_epochs"], row["seed"]
+
+
 def _differences(
     test: Mapping[tuple[Any, ...], float], rows: list[dict[str, Any]], other: tuple[str, str]
 ) -> list[float]:
     """Of test scores to those of another format and method at the same seed, where there are such."""
-    pairs = ((row["test"], test.get((row["data"], row["net"], *other, row["seed"]))) for row in rows)
+    pairs = ((row["test"], test.get(_control(row, other))) for row in rows)
     return [own - control for own, control in pairs if control is not None]
 
 

@@ -195,8 +195,9 @@ class _Fuser:
     def _pad(self, node: torch.fx.Node, options: Mapping[str, Any]) -> None:
         name = self._source(node, node.args[0], padded=True)
         sides = tuple(options.get("pad", ()))
-        if options.get("mode", "constant") != "constant" or options.get("value") or len(sides) not in (2, 4):
-            raise unsupported(node, "only zero padding of height and width")
+        zeros = options.get("mode", "constant") == "constant" and not options.get("value")
+        if not zeros or len(sides) not in (2, 4) or min(sides) < 0:
+            raise unsupported(node, f"padding {sides}; only with zeros, of height and width, and not negative")
         before = self.pads.get(cast(torch.fx.Node, node.args[0]), (0, 0, 0, 0))
         sides = (*sides, *(0,) * (4 - len(sides)))
         self._name(node, name)

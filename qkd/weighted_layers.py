@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -160,6 +160,29 @@ class Geometry:
     groups: int
 
 
+def zero_pad(x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+    """Zeros around images (N, C, H, W), with a slice as gradient.
+
+    torch's own gradient pads by negative numbers, which compiled code loads under a mask, once for every use: that took
+    a third of ResNet-8's quantized step.
+    """
+    out: Tensor = _ZeroPad.apply(x, padding)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _ZeroPad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, padding: tuple[int, int, int, int]) -> Tensor:
+        left, _, top, _ = padding
+        ctx.inner = slice(top, top + x.shape[2]), slice(left, left + x.shape[3])
+        return pad(x, padding)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows, columns = ctx.inner
+        return grad[:, :, rows, columns], None
+
+
 class ConvLayer(WeightedLayer):
     """Conv2d, or DepthwiseConv2d where there are as many groups as channels."""
 
@@ -181,7 +204,7 @@ class ConvLayer(WeightedLayer):
         left, right, top, bottom = self.geometry.padding
         if left == right and top == bottom:
             return conv2d(x, weight, bias, stride, (top, left), groups=groups)
-        return conv2d(pad(x, (left, right, top, bottom)), weight, bias, stride, groups=groups)
+        return conv2d(zero_pad(x, self.geometry.padding), weight, bias, stride, groups=groups)
 
 
 class LinearLayer(WeightedLayer):

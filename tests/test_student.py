@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import pad
 
 from qkd.bits import Bits
 from qkd.freeze import freeze, output_value
@@ -13,6 +14,7 @@ from qkd.quantizer import CodeRange
 from qkd.recipe import ModelSpec
 from qkd.reference import run
 from qkd.student import QuantStudent, calibrate, image_batch, prepare, run_codes
+from qkd.weighted_layers import zero_pad
 from tests.networks import SHAPE, Everything, random_pixels, scramble, small_student
 
 FORMATS = ["W8A8", "W4A8", "W4A4", "W3A5", "W2A8", "ternary-A8", "ternary-A4"]
@@ -136,3 +138,16 @@ def test_the_mode_is_restored_when_the_forward_fails() -> None:
     with pytest.raises(RuntimeError), student.running("exact"):
         student(torch.zeros(1, 99, 2, 2))
     assert student.mode == "fake"
+
+
+@pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 2, 0, 3)])
+def test_zeros_around_an_image_have_the_gradient_of_torch_s_own_padding(padding: tuple[int, int, int, int]) -> None:
+    ours, torch_s = (torch.linspace(-1, 1, 2 * 3 * 4 * 5).reshape(2, 3, 4, 5).requires_grad_() for _ in range(2))
+    results = zero_pad(ours, padding), pad(torch_s, padding)
+    for result in results:
+        places = torch.arange(result.numel()).reshape(result.shape)
+        (result.square() * places).sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.equal(*results)
+    assert ours.grad is not None
+    assert torch_s.grad is not None
+    assert torch.equal(ours.grad, torch_s.grad)
