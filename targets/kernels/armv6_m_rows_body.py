@@ -7,7 +7,7 @@ from qkd.kernel import Constant, Kernel
 from qkd.targets.kernels.armv6_m_assembly import HALF, Runs, lookup_ir, multiply_ir, table_ir, unpack_ir
 from qkd.targets.kernels.armv6_m_requantize import DigitRequantize
 from qkd.targets.kernels.armv6_m_rows import Lookup, Multiply, Rows
-from qkd.targets.kernels.armv7e_m_activations import rolled
+from qkd.targets.kernels.armv7e_m_activations import reached_rows, rolled
 from qkd.targets.kernels.epilogue import split_addend, store
 from qkd.targets.kernels.generic import make_kernel
 from qkd.tir import Expr, Pointer, branch, call, constant, evaluate, let, minimum, when, widen
@@ -85,17 +85,11 @@ class _Writer:
     def write(self) -> None:
         """Take padded input rows one after the other; finish an output row with its last one."""
         plan, w = self.plan, self.window
-        height, step = w.kernel[0], plan.stride[0]
         self._begin()
         with rolled(plan.row_count) as row:
             self._expand_row(row * plan.input_step[0] - w.padding[0])
-            with rolled(height) as window_row:
-                ahead = let(row - window_row)
-                reached = (ahead >= 0) & (ahead < w.out_height * step)
-                if step > 1:
-                    reached = reached & (ahead % step).equals(0)
-                with when(reached):
-                    self._accumulate_row(ahead // step, window_row)
+            with reached_rows(row, w, plan.stride[0]) as (out_row, window_row):
+                self._accumulate_row(out_row, window_row)
 
     def _begin(self) -> None:
         """Write what stays: margins of the row, the start of lookups and their codes, weights that are all 0."""

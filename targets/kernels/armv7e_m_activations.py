@@ -30,6 +30,21 @@ def rolled(count: Operand) -> Iterator[Expr]:
         yield index
 
 
+@contextmanager
+def reached_rows(row: Expr, window: Window, step: int) -> Iterator[tuple[Expr, Expr]]:
+    """For each row of the window, where an output row has input row `row` under it: both rows' numbers.
+
+    Input rows count from the first one of padding; output rows lie `step` of them apart.
+    """
+    with rolled(window.kernel[0]) as window_row:
+        ahead = let(row - window_row)
+        reached = (ahead >= 0) & (ahead < window.out_height * step)
+        if step > 1:
+            reached = reached & (ahead % step).equals(0)
+        with when(reached):
+            yield ahead // step, window_row
+
+
 def load_word(codes: Pointer, index: Operand) -> Expr:
     """Four codes from any address: a caller's input buffer need not be aligned."""
     return let(call("int32", "armv7e_m_load_unaligned", codes.address(index)))

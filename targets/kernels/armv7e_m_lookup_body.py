@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from qkd.graph import Conv2d, Conv2dAdd, QuantGraph
 from qkd.kernel import Kernel
-from qkd.targets.kernels.armv7e_m_activations import PRELUDE, fill_words, load_word, rolled
+from qkd.targets.kernels.armv7e_m_activations import PRELUDE, fill_words, load_word, reached_rows, rolled
 from qkd.targets.kernels.armv7e_m_elementwise import Addend, addend_of, saturate
 from qkd.targets.kernels.armv7e_m_lookup_geometry import (
     ENTRIES,
@@ -64,13 +64,8 @@ class _Writer:
         with rolled((w.out_height - 1) * step + height) as row:
             self._load_row(row - w.padding[0])
             self._build_tables()
-            with rolled(height) as window_row:
-                ahead = let(row - window_row)
-                reached = (ahead >= 0) & (ahead < w.out_height * step)
-                if step > 1:
-                    reached = reached & (ahead % step).equals(0)
-                with when(reached):
-                    self._accumulate_row(ahead // step, window_row)
+            with reached_rows(row, w, step) as (out_row, window_row):
+                self._accumulate_row(out_row, window_row)
 
     def _accumulate_row(self, out_row: Expr, window_row: Expr) -> None:
         plan, height = self.plan, self.window.kernel[0]
