@@ -16,10 +16,11 @@ from typing import Any
 
 from benchmarks.record import write_record
 from qkd.bits import Bits
+from qkd.digests import network_sha256
 from qkd.passes import build_train_passes
 from qkd.progress import Silent
 from qkd.recipe import parse_recipe
-from qkd.training_run import network_sha256, train
+from qkd.training_run import train
 
 KILLS = 20
 BEGUN = "begun"

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.study` trains on scikit-learn's digits, `--cifar FOLDER` on a CIFAR-10 in parquet files, which
 takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`;
-`--long` trains the quantized students as long as the recipes for ternary and W2A2 do.
+`--epochs` trains the quantized students longer, at the rates of the recipes for ternary and W2A2.
 Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. On CIFAR-10
 all arms start from one float teacher and student, so its spread is that of the quantized training alone. Scores are the
 integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
@@ -81,10 +81,10 @@ class Setting:
         """Both networks trained in float, the student quantized, then `steps`."""
         return [*self.start(), QUANTIZE, *steps, RE_ESTIMATE]
 
-    def from_scratch(self, step: PassTable) -> list[PassTable]:
+    def from_scratch(self, step: PassTable, *before: PassTable) -> list[PassTable]:
         """A step that makes its own quantized student; it gets the float epochs too, so updates are equal."""
         total = {"epochs": self.float_epochs + self.epochs, "learning_rate": self.float_rate}
-        return [*self.pretrain("teacher"), step | total, RE_ESTIMATE]
+        return [*before, step | total, RE_ESTIMATE]
 
 
 QUANTIZE: PassTable = {"name": "quantize"}
@@ -109,9 +109,9 @@ def cifar(folder: Path, student: str) -> Setting:
     )  # fmt: skip
 
 
-def as_long_as_recipes(s: Setting) -> Setting:
-    """The setting with the budget, rates and step rates of the recipes for ternary and W2A2."""
-    return replace(s, epochs=16, tuning={"W2A2": {"learning_rate": 0.05}, "ternary-A8": {"step_rate": 1.0}})
+def long(s: Setting, epochs: int) -> Setting:
+    """The setting with more epochs, and the rates and step rates of the recipes for ternary and W2A2."""
+    return replace(s, epochs=epochs, tuning={"W2A2": {"learning_rate": 0.1}, "ternary-A8": {"step_rate": 1.0}})
 
 
 def methods(s: Setting, bits: str) -> Mapping[str, list[PassTable]]:
@@ -132,7 +132,7 @@ def methods(s: Setting, bits: str) -> Mapping[str, list[PassTable]]:
         "quantization_points_alone": s.fine_tuned({"name": "quantization_points", "train": "points"} | tuned),
         "quantization_points_alternate": s.fine_tuned({"name": "quantization_points", "train": "alternate"} | tuned),
         "apprentice_a": s.from_scratch({"name": "apprentice", "scheme": "A"}),
-        "apprentice_b": s.from_scratch({"name": "apprentice", "scheme": "B"}),
+        "apprentice_b": s.from_scratch({"name": "apprentice", "scheme": "B"}, *s.pretrain("teacher")),
         "stat_assist": s.from_scratch({"name": "stat_assist", "float_epochs": s.float_epochs}),
     }
 
@@ -144,15 +144,17 @@ def control(s: Setting) -> list[PassTable]:
 
 
 def with_weights(s: Setting, out: Path) -> Setting:
-    """The setting with one float teacher and student, trained with the first seed, for all arms."""
-    files = {name: out / s.net / f"{name}.safetensors" for name in ("teacher", "student")}
-    if not all(path.exists() for path in files.values()):
-        recipe = as_recipe(s, [*s.start(), QUANTIZE], "W8A8", SEEDS[0])
-        state = train(recipe, build_train_passes(recipe.passes), Bits.parse("W8A8"), out / s.net, Silent())
-        for network, path in ((state.teacher, files["teacher"]), (state.student, files["student"])):
-            save_weights(network, path)
-    specs = {name: getattr(s, name) | {"weights": str(path.resolve())} for name, path in files.items()}
-    return replace(s, **specs)
+    """The setting with one float teacher for all students and one float student for all arms, of the first seed."""
+    files = {"teacher": out / "teacher.safetensors", "student": out / s.net / "student.safetensors"}
+    there = {name: getattr(s, name) | {"weights": str(path.resolve())} for name, path in files.items() if path.exists()}
+    s = replace(s, **there)
+    if len(there) == len(files):
+        return s
+    recipe = as_recipe(s, [*s.start(), QUANTIZE], "W8A8", SEEDS[0])
+    state = train(recipe, build_train_passes(recipe.passes), Bits.parse("W8A8"), out / s.net, Silent())
+    for name in files.keys() - there.keys():
+        save_weights(getattr(state, name), files[name])
+    return with_weights(s, out)
 
 
 def main() -> None:
@@ -162,7 +164,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["resnet8", "resnet20"], help="students on CIFAR-10")
     parser.add_argument("--bits", nargs="+", default=["float", *FORMATS])
     parser.add_argument("--methods", nargs="+", help="default: all")
-    parser.add_argument("--long", action="store_true", help="16 epochs of the quantized student, on CIFAR-10")
+    parser.add_argument("--epochs", type=int, help="of the quantized student, on CIFAR-10; default: 3")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the arms")
     options = parser.parse_args()
@@ -180,7 +182,7 @@ def _settings(options: argparse.Namespace) -> Iterator[Setting]:
         return
     for net in options.nets:
         setting = with_weights(cifar(options.cifar, net), options.out)
-        yield as_long_as_recipes(setting) if options.long else setting
+        yield long(setting, options.epochs) if options.epochs else setting
 
 
 def _chosen(s: Setting, formats: list[str], names: list[str] | None) -> Iterator[tuple[str, str, list[PassTable]]]:
@@ -199,8 +201,6 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
         return
     started = time.process_time()
     fine_tuned = QUANTIZE in tables
-    if not fine_tuned:
-        setting = replace(setting, student={"model": setting.net})
     recipe = as_recipe(setting, tables, "W8A8" if bits == "float" else bits, seed)
     folder = out / setting.net
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
@@ -219,10 +219,13 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
 
 
 def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -> Recipe:
-    """The recipe of one arm."""
+    """The recipe of one arm, without the trained weights of networks that it trains from their first ones."""
+    anew = {role for step in build_train_passes(tables) for role in getattr(step, "starts_anew", ())}
+    networks = {"teacher": setting.teacher, "student": setting.student}
+    given = {role: {"model": spec["model"]} if role in anew else spec for role, spec in networks.items()}
     table = {
-        "name": "study", "bits": [bits], "devices": ["host"], "data": setting.data, "teacher": setting.teacher,
-        "student": setting.student, "train": setting.train | {"seed": seed}, "passes": tables,
+        "name": "study", "bits": [bits], "devices": ["host"], "data": setting.data, **given,
+        "train": setting.train | {"seed": seed}, "passes": tables,
     }  # fmt: skip
     return parse_recipe(table, "benchmarks/study.py")
 

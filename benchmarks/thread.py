@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     runs = [(seed, _run(options.out / _digits_folder(seed), "digits", f"train.seed={seed}"))
             for seed in DIGITS_SEEDS if "digits" in options.only]  # fmt: skip
-    runs += [(0, _run(options.out / folder, *run, "train.threads=1"))
+    runs += [(0, _run(options.out / folder, *run))
              for folder, run in CIFAR_RUNS.items() if folder in options.only]  # fmt: skip
     found = [{"seed": s, **r.model_dump()} for s, run in runs for r in rows(run)]
     found += kept_rows("thread", found, ("recipe", "seed", "bits", "core"))

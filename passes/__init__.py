@@ -65,3 +65,5 @@ def _build(table: Mapping[str, Any], where: str) -> TrainPass:
         return adapter.validate_json(json.dumps(options, default=str))
     except ValidationError as error:
         raise pass_fault(error, f"{where} ({name})") from None
+    except RecipeError as error:  # what a pass says of options that do not go together
+        raise RecipeError(f"{where}: {error}") from None

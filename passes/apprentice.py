@@ -54,6 +54,12 @@ class Apprentice:
         return needs[self.scheme]
 
     @property
+    def starts_anew(self) -> tuple[Role, ...]:
+        """The networks that must have their first weights."""
+        anew: dict[str, tuple[Role, ...]] = {"A": ("teacher", "student"), "B": ("student",), "C": ()}
+        return anew[self.scheme]
+
+    @property
     def ensures(self) -> tuple[Invariant[TrainState], ...]:
         """Both networks are trained afterwards."""
         return (teacher_is_trained, student_is_quantized)
@@ -70,13 +76,11 @@ def jointly(state: TrainState, options: Apprentice) -> TrainState:
 
     from qkd.distill.response import full_cross_entropy
     from qkd.optimisation import Learner
-    from qkd.student import image_batch
+    from qkd.student import fit_first_weights
     from qkd.training import Job, fit
 
     student, teacher = first_student(state), copy.deepcopy(state.teacher)
-    initialise = getattr(teacher, "initialise", None)
-    if callable(initialise):  # a network whose first weights depend on the data
-        initialise(image_batch(state.data.train.images[:2000]))
+    fit_first_weights(teacher, state.data.train.images)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         student_NK, teacher_NK = student(images), teacher(images)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
@@ -42,6 +43,13 @@ class CoStudy:
     name: ClassVar[str] = "co_study"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+
+    def __post_init__(self) -> None:
+        for option, weight in (("weight", self.weight), ("teacher_weight", self.teacher_weight)):
+            if self.form == "convex" and weight >= 1:
+                raise RecipeError(
+                    f'co_study.{option} is {weight:g}; with form = "convex" labels get the rest of 1: use less than 1'
+                )
 
     def __call__(self, state: TrainState) -> TrainState:
         """Train teacher and quantized student together."""

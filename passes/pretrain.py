@@ -47,13 +47,12 @@ def pretrain(state: TrainState, options: Pretrain) -> TrainState:
     from torch.nn.functional import cross_entropy
 
     from qkd.optimisation import Learner
-    from qkd.student import image_batch
+    from qkd.student import fit_first_weights
     from qkd.training import Job, fit
 
     network = copy.deepcopy(state.teacher if options.network == "teacher" else state.student)
-    initialise = getattr(network, "initialise", None)
-    if callable(initialise) and options.network not in state.trained:  # its first weights depend on the data
-        initialise(image_batch(state.data.train.images[:2000]))
+    if options.network not in state.trained:
+        fit_first_weights(network, state.data.train.images)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(network(images), labels, label_smoothing=options.label_smoothing)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
 from qkd.state import TrainState, student_is_quantized
 
 if TYPE_CHECKING:
+    from qkd.state import Role
     from qkd.student import QuantStudent
 
 CALIBRATION_IMAGES = 512
@@ -39,8 +41,15 @@ class StatAssist:
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     name: ClassVar[str] = "stat_assist"
+    starts_anew: ClassVar[tuple[Role, ...]] = ("student",)
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
+
+    def __post_init__(self) -> None:
+        if self.float_epochs >= self.epochs:
+            raise RecipeError(
+                f"stat_assist.float_epochs is {self.float_epochs} of {self.epochs} epochs; leave some quantized"
+            )
 
     def __call__(self, state: TrainState) -> TrainState:
         """Train the student from its first weights to a quantized one."""
@@ -52,16 +61,11 @@ def stat_assist(state: TrainState, options: StatAssist) -> TrainState:
     from torch import Tensor
     from torch.nn.functional import cross_entropy
 
-    from qkd.errors import RecipeError
     from qkd.gradient_boost import GradBoost
     from qkd.optimisation import Learner
     from qkd.student import prepare
     from qkd.training import Job, fit
 
-    if options.float_epochs >= options.epochs:
-        raise RecipeError(
-            f"stat_assist.float_epochs is {options.float_epochs} of {options.epochs} epochs; leave some quantized"
-        )
     student = prepare(state.student, state.bits, state.data.input_shape, state.settings.quantizer)
     boost = GradBoost(student.parameters()) if options.grad_boost else None
 

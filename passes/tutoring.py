@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
@@ -34,6 +35,10 @@ class Tutoring:
     name: ClassVar[str] = "tutoring"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
+
+    def __post_init__(self) -> None:
+        if self.form == "convex" and self.weight > 1:
+            raise RecipeError(f'{self.name}.weight is {self.weight:g}; with form = "convex" it is a share: use 0 to 1')
 
     def __call__(self, state: TrainState) -> TrainState:
         """Train the quantized student under the frozen teacher."""

@@ -23,6 +23,7 @@ from qkd.student import prepare
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.pt"
+OF_ANOTHER_RECIPE = "delete it or go back to the recipe that made it"
 ROLES: tuple[Role, ...] = ("teacher", "student", "quantized")
 
 
@@ -74,7 +75,7 @@ def load_result(state: TrainState, folder: Path) -> TrainState | None:
     networks = {"teacher": state.teacher, "student": state.student, "quantized": quantized}
     for role, network in networks.items():
         if network is not None:
-            load_weights(network, content[role], f"{folder / RESULT} ({role})")
+            load_weights(network, content[role], f"{folder / RESULT} ({role})", OF_ANOTHER_RECIPE)
     return replace(
         state,
         quantized=quantized,
@@ -84,14 +85,15 @@ def load_result(state: TrainState, folder: Path) -> TrainState | None:
     )
 
 
-def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load weights into a network, or raise RecipeError naming the first tensor that does not fit."""
+def load_weights(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str, advice: str) -> None:
+    """Load weights into a network, or raise RecipeError naming the first tensor that does not fit, with advice."""
     own = network.state_dict()
     for name in [*own, *weights]:
         here, there = (tuple(t[name].shape) if name in t else None for t in (own, weights))
         if here != there:
+            found, wanted = ("absent" if shape is None else str(shape or "a scalar") for shape in (there, here))
             raise RecipeError(
-                f"{source} is of another architecture: {name} is {there or 'absent'} there and {here or 'absent'} in "
-                "the recipe's network; delete it or go back to the recipe that made it"
+                f"{source} is of another architecture: {name} is {found} there and {wanted} in the recipe's network; "
+                f"{advice}"
             )
     network.load_state_dict(weights)

@@ -1,9 +1,12 @@
 """GradBoost: noise along each gradient, as large as gradients have lately been spread, fading from step to step.
 
-Park et al. 2020 (arXiv 2006.09679), as in the authors' code. For each weight, with moving averages (decay 0.9,
-bias-corrected) of the running largest and smallest |g| and k steps done:
+Park et al. 2020 (arXiv 2006.09679). For each weight, with moving averages (decay 0.9, bias-corrected) of the running
+largest and smallest |g|, in the k-th step with noise:
 
     S = (largest − smallest) · 0.99^k      n = |Laplace(0, 1)| · S · coin · sign(g), clipped to ±0.001      g ← g + n
+
+Verified in the authors' code: the constants, and statistics from the first float step on. Ours, where that code looks
+like slips: its running smallest starts at 0, where it stays, and its bias correction is stored and so compounds.
 """
 
 from collections.abc import Iterable
@@ -18,30 +21,32 @@ LARGEST_NOISE = 1e-3
 
 
 class GradBoost:
-    """The rule for a network's parameters; `active` says whether noise is added and statistics are kept.
+    """The rule for a network's parameters; statistics are always kept, `active` says whether noise is added.
 
-    "Running" largest and smallest are kept a parameter tensor, element by element, since the rule became active.
+    "Running" largest and smallest are kept a parameter tensor, element by element.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.active = True
         self.steps = 0
+        self.boosted = 0
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, generator: torch.Generator) -> None:
         """Add noise to every gradient there is."""
-        if not self.active:
-            return
         self.steps += 1
+        self.boosted += self.active
         for number, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
-                parameter.grad.add_(self.noise(number, parameter.grad, generator))
+                spread = self._spread(number, parameter.grad.abs())
+                if self.active:
+                    parameter.grad.add_(self.noise(parameter.grad, spread, generator))
 
-    def noise(self, number: int, gradient: Tensor, generator: torch.Generator) -> Tensor:
-        """The noise for one parameter's gradient; its statistics move on."""
-        scale = self._spread(number, gradient.abs()) * FADING ** (self.steps - 1)
+    def noise(self, gradient: Tensor, spread: Tensor, generator: torch.Generator) -> Tensor:
+        """The noise for one parameter's gradient."""
+        scale = spread * FADING**self.boosted
         drawn = torch.empty_like(gradient, device="cpu")  # where the generator is; in the gradient's order of memory
         laplace = drawn.exponential_(generator=generator).to(gradient.device)  # |Laplace(0, 1)| is exponential
         coin = torch.randint(0, 2, gradient.shape, generator=generator).to(gradient.device)
@@ -58,11 +63,12 @@ class GradBoost:
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
-        return {"steps": self.steps, "seen": {number: list(found) for number, found in self.seen.items()}}
+        seen = {number: list(found) for number, found in self.seen.items()}
+        return {"steps": self.steps, "boosted": self.boosted, "seen": seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.steps = state["steps"]
+        self.steps, self.boosted = state["steps"], state["boosted"]
         for number, found in state["seen"].items():
             a, b, c, d = (moving.to(self.parameters[number].device) for moving in found)
             self.seen[number] = (a, b, c, d)

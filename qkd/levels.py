@@ -144,7 +144,7 @@ class WeightLevels(nn.Module):
         scaled, _, _ = self._scaled(weight)
         index = self._unbucketed(self._nearest(scaled), weight)
         step = self.step(weight).reshape(-1, 1)
-        codes = (self._levels(weight) / step).round()
+        codes = (self._levels(weight) / step).round().clamp(GRID.qmin, GRID.qmax)  # an unused point may lie beyond
         table = codes[0] if self.spec.bucket == "tensor" else codes
         return index.to(torch.int8).numpy(), table.to(torch.int8).numpy()
 
@@ -256,13 +256,15 @@ def allocate_points(counts: Iterable[int], gradient_norms: Iterable[float]) -> t
     """Points a tensor by the norm of its gradient: half of its own, the rest shared in proportion; the sum stays.
 
     As in the authors' code, rounding's residue goes to the smallest tensor or is taken from the largest. A tensor has
-    2 to 127 points.
+    2 to 127 points, so the residue goes where there is room.
     """
     own, norms = list(counts), list(gradient_norms)
     kept = [count // 2 for count in own]
     rest = sum(own) - sum(kept)
     total = sum(norms) or 1.0
-    given = [half + round(norm / total * rest) for half, norm in zip(kept, norms, strict=True)]
-    residue = sum(own) - sum(given)
-    given[given.index(min(given) if residue > 0 else max(given))] += residue
-    return tuple(min(max(2, count), LARGEST_TABLE) for count in given)
+    wished = [half + round(norm / total * rest) for half, norm in zip(kept, norms, strict=True)]
+    given = [min(max(2, count), LARGEST_TABLE) for count in wished]
+    while (residue := sum(own) - sum(given)) != 0:
+        one = 1 if residue > 0 else -1
+        given[given.index(min(given) if residue > 0 else max(given))] += one
+    return tuple(given)

@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 -m qkd run recipe.toml
 
 Gradients and batch statistics are those of the whole batch, so that the weights equal those of one process up to the
-order of float sums. Checkpoints and logs are written by the first rank only. Without torchrun nothing here acts.
+order of float sums, except with dropout, where all ranks draw the same masks. Checkpoints and logs are written by the
+first rank only. Without torchrun nothing here acts.
 """
 
 import os
@@ -122,15 +123,16 @@ class _SharedForward:
         norm = self.norm
         if not norm.training:
             return type(norm).forward(norm, x)
+        wide = x if x.dtype == torch.float64 else x.float()  # as torch's own: sums of bfloat16 would lose most digits
         axes = [0, *range(2, x.dim())]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         count = x.numel() // x.shape[1] * world_size()
-        mean = _sum_over_ranks(x.sum(axes)) / count
-        centred = x - mean.view(shape)
+        mean = _sum_over_ranks(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
         variance = _sum_over_ranks(centred.square().sum(axes)) / count
         self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
         y = centred * torch.rsqrt(variance + norm.eps).view(shape)
-        return y if not norm.affine else y * norm.weight.view(shape) + norm.bias.view(shape)
+        return (y if not norm.affine else y * norm.weight.view(shape) + norm.bias.view(shape)).to(x.dtype)
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor) -> None:

@@ -138,6 +138,8 @@ class Row(_Record):
     top1_float: float
     top1_torch: float
     top1_integer: float
+    train_seconds: float
+    """Wall time of all passes of the format, whichever run trained them: what it takes from nothing."""
     flash_bytes: int | None
     arena_bytes: int | None
     stack_bytes: int | None
@@ -186,6 +188,7 @@ def _row(recipe_name: str, format_: FormatResult, device: DeviceResult) -> Row:
         top1_float=format_.top1_float,
         top1_torch=format_.top1_torch,
         top1_integer=format_.top1_integer,
+        train_seconds=sum(step.seconds for step in format_.passes),
         flash_bytes=None if cost is None else cost.flash_bytes,
         arena_bytes=None if cost is None else cost.arena_bytes,
         stack_bytes=None if cost is None else cost.stack_bytes,

@@ -19,7 +19,7 @@ from qkd.results import HistoryPoint, PassFact
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from qkd.datasets import Dataset
     from qkd.student import QuantStudent
@@ -102,5 +102,10 @@ def student_is_quantized(state: TrainState) -> str | None:
 def _trained_and_finite(state: TrainState, role: Role, network: nn.Module) -> str | None:
     if role not in state.trained:
         return f"no pass has trained the {role}"
-    broken = [name for name, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]
-    return f"{broken[0]} of the {role} holds NaN or infinity" if broken else None
+    broken = not_finite(network.state_dict())
+    return f"{broken} of the {role} holds NaN or infinity" if broken else None
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinity."""
+    return next((name for name, tensor in weights.items() if not bool(tensor.isfinite().all())), None)

@@ -26,6 +26,7 @@ OUTER_BITS = 8
 """Of the first and last layer's weights, and of activations that no product reads."""
 INPUT_STEP = 2.0**-6
 """Images enter as code = pixel - 128 with this step, so that every input is exactly on the grid."""
+FIRST_IMAGES = 2000
 PLAIN_STEPS = QuantizerSpec()
 
 Mode: TypeAlias = Literal["real", "fake", "exact"]
@@ -200,6 +201,13 @@ def run_codes(student: QuantStudent, codes: NDArray[np.int8]) -> dict[str, NDArr
 def image_batch(pixels: Tensor | NDArray[np.uint8]) -> Tensor:
     """Bytes (N, H, W, C) as the float batch (N, C, H, W) that every network of qkd takes, channels last."""
     return (torch.as_tensor(pixels).float() - 128.0).mul_(INPUT_STEP).permute(0, 3, 1, 2)
+
+
+def fit_first_weights(network: nn.Module, pixels: NDArray[np.uint8]) -> None:
+    """Let a network whose first weights depend on the data (it has a method `initialise`) see the first images."""
+    initialise = getattr(network, "initialise", None)
+    if callable(initialise):
+        initialise(image_batch(pixels[:FIRST_IMAGES]))
 
 
 def _stored_nhwc(value: Coded | Logits) -> NDArray[np.int64]:

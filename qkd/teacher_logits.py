@@ -4,18 +4,16 @@ A view is a function of (seed, pass, epoch), so logits are kept by epoch under t
 border and mirroring, seed, place of the pass, batch size, precision, and the teacher's weights.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qkd import parallel
+from qkd import __version__, parallel
 from qkd.accelerator import training_device
 from qkd.checkpoint import read_tensors, write_tensors
+from qkd.digests import array_sha256, digest, network_sha256
 from qkd.state import TrainState
 
 FOLDER = "teacher_logits"
@@ -70,21 +68,11 @@ def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
     data, settings = state.data, state.settings
     device = training_device(settings).type
     other_device = () if device == "cpu" else (device,)
-    digest = hashlib.sha256(np.ascontiguousarray(data.train.images).data)
-    digest.update(json.dumps([
-        data.train.images.shape, data.crop_padding, data.flip, settings.seed, len(state.passes), batch_size,
-        settings.mixed_precision, settings.compile, torch.get_num_threads(), torch.__version__,
-        parallel.rank(), parallel.world_size(), type(teacher).__qualname__, str(teacher), *other_device,
-    ]).encode())  # fmt: skip
-    for part in _parts(teacher):
-        digest.update(part)
-    return digest.hexdigest()[:32]
-
-
-def _parts(teacher: nn.Module) -> Iterable[bytes]:
-    for name, tensor in teacher.state_dict().items():
-        yield f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode()
-        yield np.ascontiguousarray(tensor.detach().numpy()).tobytes()
+    return digest(
+        array_sha256(data.train.images), data.train.images.shape, data.crop_padding, data.flip, settings.seed,
+        len(state.passes), batch_size, settings.mixed_precision, settings.compile, torch.get_num_threads(),
+        torch.__version__, __version__, parallel.rank(), parallel.world_size(), network_sha256(teacher), *other_device,
+    )[:32]  # fmt: skip
 
 
 def kept_logits(state: TrainState, teacher: nn.Module, batch_size: int, respond: Response) -> TeacherLogits:

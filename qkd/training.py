@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qkd import parallel
 from qkd.accelerator import CPU, precision, training_device
 from qkd.augment import Views
-from qkd.checkpoint import CHECKPOINT, load_weights, read_tensors, write_tensors
+from qkd.checkpoint import CHECKPOINT, OF_ANOTHER_RECIPE, load_weights, read_tensors, write_tensors
 from qkd.dampening import dampen, dampening_strength
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
@@ -26,7 +26,7 @@ from qkd.journal import Journal
 from qkd.optimisation import Learner, OptimiserName, make_optimiser, one_cycle, parameter_groups
 from qkd.progress import Advance
 from qkd.results import HistoryPoint, PassFact
-from qkd.state import Role, TrainState
+from qkd.state import Role, TrainState, not_finite
 from qkd.teacher_logits import TeacherLogits, kept_logits
 
 DIVERGED = 1e4
@@ -163,9 +163,11 @@ class _Run:
             self._set_rates(self._progress(number))
             loss = parallel.average(self._step(order[start : start + self.batch_size], number, generator))
             if not math.isfinite(loss) or loss > DIVERGED:
-                raise self._diverged(number, loss)
+                raise self._diverged(number, f"the loss is {loss:g}")
             total += loss
             advance(1, f"loss {loss:.3f}")
+        for broken in filter(None, (not_finite(network.state_dict()) for network in self.networks)):
+            raise self._diverged(self.batches - 1, f"{broken} holds NaN or infinity after it")  # before it is kept
         if self.teacher is not None:
             self.teacher.end(self.epoch)
         return total / self.batches
@@ -216,12 +218,12 @@ class _Run:
             validation_top1=scores.get("quantized", scores.get("student")), teacher_top1=scores.get("teacher"),
         )  # fmt: skip
 
-    def _diverged(self, number: int, loss: float) -> RecipeError:
+    def _diverged(self, number: int, how: str) -> RecipeError:
         folder = self.state.checkpoint_folder()
-        kept = f"; the last good checkpoint is {folder / CHECKPOINT}" if folder and self.epoch else ""
+        kept = f"; the last finite checkpoint is {folder / CHECKPOINT}" if folder and self.epoch else ""
         rates = ", ".join(f"{role} {learner.learning_rate:g}" for role, learner in self.job.learners.items())
         return RecipeError(
-            f"pass {self.job.name!r} diverged in step {number + 1} of epoch {self.epoch + 1}: the loss is {loss:g}. "
+            f"pass {self.job.name!r} diverged in step {number + 1} of epoch {self.epoch + 1}: {how}. "
             f"Use a lower learning rate (now {rates}){kept}"
         )
 
@@ -232,7 +234,7 @@ class _Run:
         if content is None:
             return
         for role, learner in self.job.learners.items():
-            load_weights(learner.network, content["networks"][role], f"{folder} ({role})")
+            load_weights(learner.network, content["networks"][role], f"{folder} ({role})", OF_ANOTHER_RECIPE)
         if content.get("world_size", 1) != parallel.world_size():
             raise RecipeError(
                 f"{folder} was begun by {content.get('world_size', 1)} processes and cannot go on with "

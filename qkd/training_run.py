@@ -5,22 +5,19 @@ it with its options; the bits count only from the first pass that reads them, so
 """
 
 import ctypes
-import hashlib
-import json
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from torch import nn
 
 from qkd import __version__, parallel
 from qkd.accelerator import make_deterministic, training_device
 from qkd.bits import Bits
 from qkd.checkpoint import load_result, save_result
 from qkd.datasets import Dataset, load_data
+from qkd.digests import array_sha256, digest, network_sha256
 from qkd.errors import RecipeError
 from qkd.models import build_model
 from qkd.pipeline import Invariant, Pass, check_order, run_passes
@@ -74,7 +71,7 @@ def train(
     torch.set_num_threads(recipe.train.threads or parallel.threads_for_each())
     keep_freed_memory()
     state = initial_state(recipe, shared_data(recipe, folder) if data is None else data, bits)
-    folders = tuple(folder / "passes" / key for key in pass_keys(state, passes))
+    folders = tuple(folder / "passes" / key for key in pass_keys(recipe, state, passes))
     state = replace(state, session=Session(folders, reporter))
 
     def keep(index: int, _: TrainPass, reached: TrainState) -> None:
@@ -105,9 +102,24 @@ def check_passes(passes: Sequence[TrainPass], trained: Container[Role] = ()) -> 
     """Prove the order and that a quantized student comes out, or raise RecipeError; `trained` networks are so now."""
     rules: dict[Role, Invariant[TrainState]] = {"teacher": teacher_is_trained, "student": student_is_trained}
     check_order(passes, [rule for role, rule in rules.items() if role in trained])
+    _check_first_weights(passes, {role for role in rules if role in trained}, rules)
     if not any(student_is_quantized in step.ensures for step in passes):
         names = ", ".join(step.name for step in passes)
         raise RecipeError(f'no pass quantizes the student (passes: {names}); add a table with name = "quantize"')
+
+
+def _check_first_weights(
+    passes: Sequence[TrainPass], trained: set[Role], rules: Mapping[Role, Invariant[TrainState]]
+) -> None:
+    """Refuse a pass whose method starts from first weights behind one that has trained that network."""
+    for index, step in enumerate(passes):
+        known = trained.intersection(getattr(step, "starts_anew", ()))
+        if known:
+            raise RecipeError(
+                f"pass {index + 1} {step.name!r} starts from the first weights of the {min(known)}, which has been "
+                "trained by then; leave out its pretrain pass and its `weights`, or use a pass that goes on from them"
+            )
+        trained |= {role for role, rule in rules.items() if rule in step.ensures}
 
 
 def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:
@@ -127,20 +139,21 @@ def untrained_student(recipe: Recipe, classes: int, input_shape: tuple[int, int,
     return prepare(build_model(recipe.student, classes, input_shape, 0), bits, input_shape, recipe.train.quantizer)
 
 
-def pass_keys(state: TrainState, passes: Sequence[TrainPass]) -> tuple[str, ...]:
+def pass_keys(recipe: Recipe, state: TrainState, passes: Sequence[TrainPass]) -> tuple[str, ...]:
     """A folder name for each pass: its place, its name and the hash of all that its result depends on."""
     settings, rounding = shared_settings(state.settings)
-    digest = _digest(
+    found = digest(
         __version__, torch.__version__, settings, state.data.crop_padding, state.data.flip,
-        [_array_digest(a) for s in (state.data.train, state.data.validation) for a in (s.images, s.labels)],
+        [array_sha256(a) for s in (state.data.train, state.data.validation) for a in (s.images, s.labels)],
+        [spec.model_dump(exclude={"weights"}) for spec in (recipe.teacher, recipe.student)],
         network_sha256(state.teacher), network_sha256(state.student),
     )  # fmt: skip
     keys = []
     for index, step in enumerate(passes):
         if student_is_quantized in step.ensures:
-            digest = _digest(digest, str(state.bits), *rounding)
-        digest = _digest(digest, step.name, repr(step))  # a dataclass prints its options
-        keys.append(f"{index + 1:02}_{step.name}_{digest[:16]}")
+            found = digest(found, str(state.bits), *rounding)
+        found = digest(found, step.name, repr(step))  # a dataclass prints its options
+        keys.append(f"{index + 1:02}_{step.name}_{found[:16]}")
     return tuple(keys)
 
 
@@ -150,15 +163,6 @@ def shared_settings(settings: TrainSpec) -> tuple[dict[str, Any], tuple[dict[str
     device = training_device(settings).type
     rounding = settings.quantizer.model_dump(exclude_defaults=True)
     return shared if device == "cpu" else shared | {"device": device}, (rounding,) if rounding else ()
-
-
-def network_sha256(network: nn.Module) -> str:
-    """Hash of a network's class, tensor names, shapes and values."""
-    digest = hashlib.sha256(f"{type(network).__module__}.{type(network).__qualname__}".encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().numpy()).tobytes())
-    return digest.hexdigest()
 
 
 def keep_freed_memory() -> None:
@@ -171,11 +175,3 @@ def keep_freed_memory() -> None:
     mallopt(mmap_threshold, 1 << 25)
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 1 << 28)
-
-
-def _array_digest(array: np.ndarray[Any, Any]) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

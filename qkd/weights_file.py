@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qkd.checkpoint import load_weights
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
+from qkd.state import not_finite
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
@@ -38,10 +39,10 @@ def use_weights(network: nn.Module, path: Path) -> None:
         fit), or holds NaN or infinity.
     """
     weights = _read(path)
-    load_weights(network, weights, str(path))
-    for name, tensor in weights.items():
-        if not bool(tensor.isfinite().all()):
-            raise RecipeError(f"{name} in {path} holds NaN or infinity; train that network again")
+    load_weights(network, weights, str(path), "use the model and options that it was trained with, or another file")
+    broken = not_finite(weights)
+    if broken:
+        raise RecipeError(f"{broken} in {path} holds NaN or infinity; train that network again")
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

@@ -156,6 +156,8 @@ def test_points_are_shared_out_by_gradient_and_their_number_stays() -> None:
     assert allocate_points((16, 16), (3.0, 1.0)) == (20, 12)
     assert allocate_points((4, 4, 4), (1.0, 1.0, 1.0)) == (4, 4, 4)
     assert sum(allocate_points((4, 16, 16), (0.1, 0.7, 0.33))) == 36
+    assert allocate_points((3, 3, 3), (1.0, 0.0, 0.0)) == (5, 2, 2)
+    assert allocate_points((127,) * 4, (5.0, 1.0, 1.0, 1.0)) == (127,) * 4
 
 
 def test_the_two_readings_of_the_kls_weight_differ_by_the_number_of_classes() -> None:
@@ -185,6 +187,16 @@ def test_codes_are_the_levels_on_an_int8_grid(bucket: int | str, learned: bool) 
         rows = np.broadcast_to(codebook, (4, 4))
         looked_up = np.take_along_axis(rows, index.reshape(4, -1), axis=1).reshape(index.shape)
         np.testing.assert_array_equal(looked_up, codes.numpy())
+
+
+def test_a_point_that_no_weight_chose_stays_in_the_table_s_range() -> None:
+    w = weight()
+    quantizer = levels(w, 4, bucket="channel", learned=True, points_for="bucket")
+    quantizer.start_from(w, "lloyd")
+    with torch.no_grad():
+        quantizer.points[:, -1] = 9.0
+    _, codebook = quantizer.table(w) or (None, np.zeros(0))
+    assert codebook.max() == 127
 
 
 def test_a_huffman_code_takes_the_textbooks_bits() -> None:

@@ -124,8 +124,9 @@ def worker(folder: Path) -> None:
     both = CoStudy(1)(Quantize(32, 2)(Pretrain("teacher", 1)(first)))
     checkpointed = replace(tiny_state(), session=Session((folder / "pass",)))
     Pretrain("student", 1)(checkpointed)
+    mixed = Pretrain("student", 1)(tiny_state(mixed_precision=True))
     quantized = trained_quantized(setattr)
-    for network in (first.student, both.teacher, both.student_to_train(), quantized.student_to_train()):
+    for network in (first.student, mixed.student, both.teacher, both.student_to_train(), quantized.student_to_train()):
         for tensor in network.state_dict().values():
             other = tensor.detach().clone().double()
             torch.distributed.broadcast(other, 0)
@@ -174,6 +175,16 @@ def test_two_ranks_equal_one_process_with_a_quantized_student(two_ranks: Path, m
     names = {name.split(".", 2)[2] for name in one.state_dict()}
     assert {"weight_step.raw", "output.raw", "norm.running_mean", "norm.running_var"} <= names
     assert largest_difference(two_ranks / "quantized.pt", one) < 1e-5
+
+
+def test_statistics_of_bfloat16_are_summed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_sum_over_ranks", lambda x: x)  # of one
+    own, torchs = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    x = torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    y = parallel._SharedForward(own)(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y, torchs(x))
+    torch.testing.assert_close(own.running_var, torchs.running_var)
 
 
 def test_another_number_of_ranks_is_refused(two_ranks: Path) -> None:

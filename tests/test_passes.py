@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,11 +13,14 @@ from qkd.datasets import Split
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
 from qkd.passes import TRAIN_PASSES, build_train_passes
+from qkd.passes.apprentice import Apprentice
 from qkd.passes.co_study import CoStudy
 from qkd.passes.pretrain import Pretrain
+from qkd.passes.quantization_points import QuantizationPoints
 from qkd.passes.quantize import Quantize
 from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
 from qkd.passes.self_study import Qat, SelfStudy
+from qkd.passes.stat_assist import StatAssist
 from qkd.passes.tutoring import Distill, Tutoring
 from qkd.pipeline import Pass, check_order, run_passes
 from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
@@ -143,6 +146,33 @@ def test_a_wrong_order_is_refused_before_the_first_epoch(passes: list[Pass[Train
         check_order(passes)
 
 
+def test_the_paper_s_teacher_of_points_is_the_float_student() -> None:
+    start = [Pretrain("student", 1), Quantize()]
+    check_passes([*start, QuantizationPoints(1, teacher="student")])
+    with pytest.raises(RecipeError, match=r"'quantization_points'.*teacher has been trained"):
+        check_passes([*start, QuantizationPoints(1)])
+    with pytest.raises(RecipeError, match="float student has been trained"):
+        check_passes([Pretrain("teacher", 1), Apprentice("B", 1), QuantizationPoints(1, teacher="student")])
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "network"),
+    [
+        ("student", Apprentice("B", 1), "student"),
+        ("student", StatAssist(2, 1), "student"),
+        ("teacher", Apprentice("A", 1), "teacher"),
+    ],
+)
+def test_what_starts_from_first_weights_comes_behind_no_training(
+    before: Literal["teacher", "student"], step: Pass[TrainState], network: str
+) -> None:
+    start = [Pretrain("teacher", 1), Pretrain(before, 1)]
+    with pytest.raises(RecipeError, match=f"pass 3 '{step.name}' starts from the first weights of the {network}"):
+        check_passes([*start, step])
+    with pytest.raises(RecipeError, match=r"pass 1 .* starts from the first weights"):
+        check_passes([step], ("teacher", "student"))
+
+
 def test_a_recipe_that_quantizes_nothing_is_refused() -> None:
     with pytest.raises(RecipeError, match="no pass quantizes the student"):
         check_passes([Pretrain("student", 1)])
@@ -175,12 +205,17 @@ def test_all_faults_of_a_recipes_passes_are_reported_together() -> None:
         {"name": "pretrain", "network": "nobody", "epochs": 0},
         {"name": "tutor"},
         {"name": "qat", "epochs": 1.5, "temperature": 2},
+        {"name": "tutoring", "epochs": 1, "form": "convex", "weight": 3.0},
+        {"name": "co_study", "epochs": 1, "form": "convex"},
+        {"name": "stat_assist", "epochs": 2, "float_epochs": 2},
     ]
     with pytest.raises(RecipeError) as caught:
         build_train_passes(tables)
     for part in (
         "passes[0] (pretrain).network", "passes[0] (pretrain).epochs",
         "passes[1].name is 'tutor'; known passes: pretrain", "passes[2] (qat).epochs", "passes[2] (qat).temperature",
+        "passes[3]: tutoring.weight is 3;", "passes[4]: co_study.weight is 1;",
+        "passes[5]: stat_assist.float_epochs is 2",
     ):  # fmt: skip
         assert part in str(caught.value)
 

@@ -44,10 +44,27 @@ def test_the_noise_is_laplace_times_the_averaged_spread_and_fades() -> None:
     for step, (size, added) in enumerate(zip(sizes, boosted([torch.full((50,), s) for s in sizes]), strict=True), 1):
         largest, smallest = max(largest, size), min(smallest, size)
         high, low = 0.9 * high + 0.1 * largest, 0.9 * low + 0.1 * smallest
-        spread = (high - low) / (1 - 0.9**step) * 0.99 ** (step - 1)
+        spread = (high - low) / (1 - 0.9**step) * 0.99**step
         laplace = torch.empty(50).exponential_(generator=generator)
         coin = torch.randint(0, 2, (50,), generator=generator)
         torch.testing.assert_close(added, laplace * coin * spread, rtol=1e-3, atol=1e-11)
+
+
+def test_statistics_are_kept_while_no_noise_is_added() -> None:
+    parameter, generator = nn.Parameter(torch.zeros(50)), torch.Generator().manual_seed(0)
+    rule = GradBoost([parameter])
+    rule.active = False
+    for size in (2e-6, 5e-6):
+        parameter.grad = torch.full((50,), size)
+        rule(generator)
+        assert float(parameter.grad.max()) == float(torch.tensor(size))
+    rule.active = True
+    parameter.grad = torch.full((50,), 5e-6)
+    rule(generator)
+    spread = (0.1 * 0.9 * 3e-6 + 0.1 * 3e-6) / (1 - 0.9**3)  # of the second and the third step
+    laplace = torch.empty(50).exponential_(generator=(again := torch.Generator().manual_seed(0)))
+    coin = torch.randint(0, 2, (50,), generator=again)
+    torch.testing.assert_close(parameter.grad - 5e-6, laplace * coin * spread * 0.99, rtol=1e-3, atol=1e-11)
 
 
 def test_a_gradient_that_never_changed_gets_no_noise() -> None:
@@ -84,4 +101,4 @@ def test_every_optimiser_is_kept_from_float_to_quantized_and_over_a_kill(tmp_pat
 
 def test_at_least_one_epoch_must_be_quantized() -> None:
     with pytest.raises(RecipeError, match="float_epochs is 2 of 2"):
-        StatAssist(2, 2)(tiny_state())
+        StatAssist(2, 2)

@@ -158,6 +158,17 @@ def test_divergence_stops_with_the_step_the_pass_and_the_rate() -> None:
         Pretrain("student", epochs=3, learning_rate=1e30)(tiny_state())
 
 
+def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(optimiser: torch.optim.Optimizer) -> None:
+        optimiser.param_groups[0]["params"][0].data.fill_(torch.nan)
+
+    state = replace(tiny_state(), session=Session((tmp_path,)))
+    monkeypatch.setattr(torch.optim.SGD, "step", ruined)
+    with pytest.raises(RecipeError, match=r"diverged in step 1 of epoch 1: 0\.weight holds NaN or infinity after it"):
+        Pretrain("student", epochs=3)(replace(state, settings=state.settings.model_copy(update={"batch_size": 5000})))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
 def test_a_batch_larger_than_the_data_is_one_batch() -> None:
     assert len(STUDENT(tiny_state(batch_size=5000)).history) == 3
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from qkd.bits import Bits
+from qkd.digests import network_sha256
 from qkd.errors import RecipeError, UnsupportedOpError
 from qkd.freeze import freeze
 from qkd.passes import build_train_passes
@@ -19,7 +20,7 @@ from qkd.progress import Advance, Silent
 from qkd.recipe import QuantizerSpec, TrainSpec, parse_recipe
 from qkd.state import TrainState
 from qkd.ternary import AsymmetricTernary
-from qkd.training_run import network_sha256, shared_settings, train, untrained_student
+from qkd.training_run import shared_settings, train, untrained_student
 from tests.networks import tiny_network
 
 TABLE: dict[str, Any] = {
@@ -186,6 +187,25 @@ def progress(folder: Path) -> list[tuple[str, int]]:
     return sorted(found)
 
 
+class Leaky(torch.nn.Module):
+    """Its slope is in no tensor and in no repr."""
+
+    def __init__(self, negative_slope: float) -> None:
+        super().__init__()
+        self.negative_slope = negative_slope
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.leaky_relu(x, self.negative_slope)
+
+
+def leaky_teacher(classes: int, input_shape: tuple[int, int, int], negative_slope: float) -> torch.nn.Module:
+    """A teacher whose options change no tensor."""
+    height, width, channels = input_shape
+    return torch.nn.Sequential(
+        Leaky(negative_slope), torch.nn.Flatten(), torch.nn.Linear(channels * height * width, classes)
+    )
+
+
 def gelu_network(classes: int, input_shape: tuple[int, int, int]) -> torch.nn.Module:
     """A student that has no integer form."""
     height, width, channels = input_shape
@@ -215,6 +235,32 @@ def test_an_untrained_student_has_the_shapes_of_the_trained_one(finished: tuple[
     fresh = freeze(untrained_student(recipe, 10, (8, 8, 1), Bits.parse("W4A8")), "net")
     trained = freeze(finished[1].student_to_train(), "net")
     assert {n: v.shape for n, v in fresh.values.items()} == {n: v.shape for n, v in trained.values.items()}
+
+
+class Edited(torch.nn.Module):
+    """A user's network."""
+
+
+def test_the_hash_of_a_network_sees_its_structure_and_its_own_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.nn.Conv2d(1, 1, 3)
+    with_relu, with_gelu = (torch.nn.Sequential(conv, act) for act in (torch.nn.ReLU(), torch.nn.GELU()))
+    assert network_sha256(with_relu) != network_sha256(with_gelu)
+    strided = torch.nn.Conv2d(1, 1, 3, stride=2)
+    strided.load_state_dict(conv.state_dict())
+    assert network_sha256(strided) != network_sha256(conv)
+    before = network_sha256(Edited())
+    monkeypatch.setattr(Path, "read_text", lambda _: "another forward")
+    assert network_sha256(Edited()) != before
+    assert network_sha256(with_relu) == network_sha256(torch.nn.Sequential(conv, torch.nn.ReLU()))
+
+
+def test_options_that_change_no_tensor_train_everything_again(tmp_path: Path) -> None:
+    table = TABLE | {"passes": TABLE["passes"][:3]}
+    reporter = Titles()
+    for negative_slope in (0.1, 0.1, 0.2):
+        student = {"model": "tests.test_training_run:leaky_teacher", "options": {"negative_slope": negative_slope}}
+        run(table | {"teacher": student}, tmp_path, reporter=reporter)
+    assert reporter.titles == ["pretrain"] * 4
 
 
 def test_the_hash_of_a_network_sees_values_and_class() -> None:
