@@ -4,11 +4,14 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import nn
+
+VERSIONED = ("torch", "qkd")
+"""Packages whose versions are hashed with what they make."""
 
 
 def digest(*parts: Any) -> str:
@@ -31,8 +34,13 @@ def network_sha256(network: nn.Module) -> str:
 
 
 def _sources(network: nn.Module) -> Iterable[str]:
-    """What a user may edit between two runs; torch and qkd have versions."""
-    classes = {type(module) for module in network.modules()}
-    own = {kind for kind in classes if kind.__module__.split(".")[0] not in ("torch", "qkd")}
-    files = {inspect.getsourcefile(kind) for kind in own if kind.__module__ != "__main__"}
-    return sorted(Path(file).read_text() for file in files if file)
+    """What a user may edit between two runs."""
+    modules = {inspect.getmodule(type(module)) for module in network.modules()}
+    return sorted(_source(module) for module in modules if module and module.__name__.split(".")[0] not in VERSIONED)
+
+
+def _source(module: ModuleType) -> str:
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):  # typed in, or not Python
+        return ""
