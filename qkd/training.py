@@ -166,7 +166,8 @@ class _Run:
                 raise self._diverged(number, f"the loss is {loss:g}")
             total += loss
             advance(1, f"loss {loss:.3f}")
-        for broken in filter(None, (not_finite(network.state_dict()) for network in self.networks)):
+        broken = next(filter(None, (not_finite(network.state_dict()) for network in self.networks)), None)
+        if broken:
             raise self._diverged(self.batches - 1, f"{broken} holds NaN or infinity after it")  # before it is kept
         if self.teacher is not None:
             self.teacher.end(self.epoch)
