@@ -4,8 +4,6 @@
 """
 
 import argparse
-import hashlib
-import json
 import random
 import subprocess
 import sys
@@ -16,7 +14,7 @@ from typing import Any
 
 from benchmarks.record import write_record
 from qkd.bits import Bits
-from qkd.digests import network_sha256
+from qkd.digests import digest, network_sha256
 from qkd.passes import build_train_passes
 from qkd.progress import Silent
 from qkd.recipe import parse_recipe
@@ -66,7 +64,7 @@ def final_hash(folder: Path) -> str:
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse("W4A8"), folder, Silent())
     networks = [network_sha256(n) for n in (state.teacher, state.student, state.student_to_train())]
     history = [point.model_dump() for point in state.history]
-    return hashlib.sha256(json.dumps([networks, history]).encode()).hexdigest()
+    return digest(networks, history)
 
 
 def benchmark(folder: Path, kills: int) -> tuple[list[dict[str, Any]], str, float]:

@@ -100,24 +100,24 @@ def on_points(
 ) -> QuantStudent:
     """A copy of the student with its inner weights on points in their first places."""
     from qkd.levels import LevelSpec
-    from qkd.norm_statistics import re_estimate
 
     counts = (level_count(state.bits.weight),) * len(state.student_to_train().inner())
     spec = LevelSpec(counts, options.bucket, True, options.points_for, store=options.store)
     student = started(state, spec, options)
-    re_estimate(student, state.data.train, NORM_BATCHES, state.settings.batch_size)
-    if options.allocate:
-        student = started(state, replace(spec, counts=allocated(state, student, loss)), options)
-        re_estimate(student, state.data.train, NORM_BATCHES, state.settings.batch_size)
-    return student
+    if not options.allocate:
+        return student
+    return started(state, replace(spec, counts=allocated(state, student, loss)), options)
 
 
 def started(state: TrainState, spec: LevelSpec, options: QuantizationPoints) -> QuantStudent:
-    """A copy of the student whose points follow the distribution of its weights."""
+    """A copy of the student whose points follow the distribution of its weights, with the statistics they lead to."""
+    from qkd.norm_statistics import re_estimate
+
     student = copy.deepcopy(state.student_to_train())
     student.use_levels(spec)
     for layer, levels in student.on_levels():
         levels.start_from(layer.weight, options.initial)
+    re_estimate(student, state.data.train, NORM_BATCHES, state.settings.batch_size)
     return student
 
 

@@ -23,6 +23,7 @@ from qkd.graph import (
 )
 from qkd.layers import AddLayer, AveragePoolLayer, FlattenLayer, Layer, MaxPoolLayer
 from qkd.levels import WeightLevels
+from qkd.state import not_finite
 from qkd.student import QuantStudent
 from qkd.traced import INPUT
 from qkd.weighted_layers import ConvLayer, LinearLayer, WeightedLayer
@@ -64,11 +65,11 @@ def freeze(student: QuantStudent, name: str) -> QuantGraph:
 def check_finite(student: QuantStudent) -> None:
     """Raise where a weight is NaN or a step is not positive, naming the layer."""
     for layer in student.ordered():
-        for name, tensor in layer.state_dict().items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise UnsupportedOpError(
-                    f"{layer.name}.{name} holds NaN or infinity; training diverged: use a lower learning rate"
-                )
+        broken = not_finite(layer.state_dict())
+        if broken:
+            raise UnsupportedOpError(
+                f"{layer.name}.{broken} holds NaN or infinity; training diverged: use a lower learning rate"
+            )
     for name, step in student.steps().items():
         if float(step.min()) <= 0:
             raise InvariantError(f"the step of {name} is not positive")

@@ -264,7 +264,8 @@ def allocate_points(counts: Iterable[int], gradient_norms: Iterable[float]) -> t
     total = sum(norms) or 1.0
     wished = [half + round(norm / total * rest) for half, norm in zip(kept, norms, strict=True)]
     given = [min(max(2, count), LARGEST_TABLE) for count in wished]
-    while (residue := sum(own) - sum(given)) != 0:
-        one = 1 if residue > 0 else -1
-        given[given.index(min(given) if residue > 0 else max(given))] += one
+    residue = sum(own) - sum(given)
+    choose, one = (min, 1) if residue > 0 else (max, -1)
+    for _ in range(abs(residue)):
+        given[given.index(choose(given))] += one
     return tuple(given)

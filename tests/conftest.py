@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+ANOTHER = "no longer what is generated: if that was meant, run with --update-golden and say why"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -14,18 +15,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Compare a generated text with `tests/golden/<file>`, byte for byte."""
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], str]:
+    """What a generated text must equal byte for byte: `tests/golden/<file>`, with --update-golden the text itself."""
     update = request.config.getoption("--update-golden")
 
-    def check(file: str, text: str) -> None:
+    def accepted(file: str, text: str) -> str:
         path = GOLDEN / file
         if update:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         assert path.exists(), f"no golden file {path}; did you forget to run with --update-golden?"
-        assert text == path.read_text(), (
-            f"{path} is no longer what is generated: if that was meant, run with --update-golden and say why"
-        )
+        return path.read_text()
 
-    return check
+    return accepted

@@ -10,6 +10,7 @@ from qkd.errors import InvariantError, RecipeError, UnsupportedOpError
 from qkd.graph import QuantGraph
 from qkd.header import c_header, simple_ratio
 from qkd.passes.plan_memory import PlanMemory
+from tests.conftest import ANOTHER
 from tests.strategies import RandomGraph, residual_graph
 
 
@@ -17,8 +18,9 @@ def planned_graph() -> QuantGraph:
     return PlanMemory()(residual_graph(name="golden"))
 
 
-def test_the_header_is_the_golden_one(golden: Callable[[str, str], None]) -> None:
-    golden("golden.h", c_header("golden", planned_graph(), 512, 9000))
+def test_the_header_is_the_golden_one(golden: Callable[[str, str], str]) -> None:
+    header = c_header("golden", planned_graph(), 512, 9000)
+    assert header == golden("golden.h", header), f"golden.h is {ANOTHER}"
 
 
 @pytest.mark.parametrize("compiler", [["gcc", "-std=c99"], ["g++", "-std=c++11"]])

@@ -18,6 +18,7 @@ from qkd.graph import Add, QuantGraph, Reshape, Value, accumulator_bound
 from qkd.passes.plan_memory import PlanMemory
 from qkd.portable_c import portable_sources
 from qkd.reference import run
+from tests.conftest import ANOTHER
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
 from tests.twin import STRICT, run_twin, write_sources
 
@@ -180,9 +181,9 @@ def test_two_models_link_into_one_firmware(tmp_path: Path) -> None:
     subprocess.run(["ld", "-r", *map(str, tmp_path.glob("*.o")), "-o", "all.o"], cwd=tmp_path, check=True)
 
 
-def test_the_sources_are_the_golden_ones(golden: Callable[[str, str], None]) -> None:
+def test_the_sources_are_the_golden_ones(golden: Callable[[str, str], str]) -> None:
     for file, text in portable_sources("golden", planned(residual_graph(name="golden"))).items():
-        golden(file, text)
+        assert text == golden(file, text), f"{file} is {ANOTHER}"
 
 
 def test_another_process_writes_the_same_bytes() -> None:

@@ -41,10 +41,8 @@ def test_an_arm_gets_trained_weights_only_where_it_goes_on_from_them(scheme: str
     ],
 )
 def test_the_recipes_for_cifar_are_arms_of_the_study(recipe: str, setting: Setting, bits: str) -> None:
-    found, arm = (
-        load_recipe(RECIPES / f"{recipe}.toml"),
-        as_recipe(setting, methods(setting, bits)["apprentice_c"], bits, 0),
-    )
+    found = load_recipe(RECIPES / f"{recipe}.toml")
+    arm = as_recipe(setting, methods(setting, bits)["apprentice_c"], bits, 0)
     assert found.passes == arm.passes
     assert found.train.model_copy(update={"threads": 1}) == arm.train
     assert (found.teacher, found.student) == (arm.teacher, arm.student)

@@ -259,8 +259,8 @@ def test_options_that_change_no_tensor_train_everything_again(tmp_path: Path) ->
     table = TABLE | {"passes": TABLE["passes"][:3]}
     reporter = Titles()
     for negative_slope in (0.1, 0.1, 0.2):
-        student = {"model": "tests.test_training_run:leaky_teacher", "options": {"negative_slope": negative_slope}}
-        run(table | {"teacher": student}, tmp_path, reporter=reporter)
+        teacher = {"model": "tests.test_training_run:leaky_teacher", "options": {"negative_slope": negative_slope}}
+        run(table | {"teacher": teacher}, tmp_path, reporter=reporter)
     assert reporter.titles == ["pretrain"] * 4
 
 
