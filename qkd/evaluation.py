@@ -48,7 +48,7 @@ def classes_of(network: nn.Module, images: NDArray[np.uint8], advance: Advance =
     parts, device = [], next((p.device for p in network.parameters()), CPU)
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        parts.append(network(image_batch(batch).to(device)).cpu().numpy().argmax(axis=1))
+        parts.append(network(image_batch(batch).to(device)).float().cpu().numpy().argmax(axis=1))
         advance(len(batch))
     network.train(training)
     return np.concatenate(parts)

@@ -204,7 +204,8 @@ class _Run:
             group["lr"] = group["peak"] * one_cycle(progress, self.job.warmup)
 
     def _validate(self, roles: tuple[Role, ...]) -> dict[Role, float]:
-        return {role: top1(self.job.learners[role].network, self.state.data.validation) for role in roles}
+        with precision(self.state.settings, self.device):
+            return {role: top1(self.job.learners[role].network, self.state.data.validation) for role in roles}
 
     def _remember_best(self, scores: Mapping[Role, float]) -> None:
         for role in self.job.keep_best:
