@@ -30,7 +30,7 @@ from qkd.passes import build_train_passes
 from qkd.progress import Silent
 from qkd.recipe import Recipe, parse_recipe
 from qkd.reference import run_in_batches
-from qkd.state import TrainState
+from qkd.state import TrainState, student_is_trained, teacher_is_trained
 from qkd.student import QuantStudent
 from qkd.training_run import train
 from qkd.weights_file import save_weights
@@ -220,9 +220,13 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
 
 def as_recipe(setting: Setting, tables: list[PassTable], bits: str, seed: int) -> Recipe:
     """The recipe of one arm, without the trained weights of networks that it trains from their first ones."""
-    anew = {role for step in build_train_passes(tables) for role in getattr(step, "starts_anew", ())}
-    networks = {"teacher": setting.teacher, "student": setting.student}
-    given = {role: {"model": spec["model"]} if role in anew else spec for role, spec in networks.items()}
+    anew = {rule for step in build_train_passes(tables) for rule in step.forbids}
+    given = {
+        role: {"model": spec["model"]} if trained in anew else spec
+        for role, spec, trained in (
+            ("teacher", setting.teacher, teacher_is_trained), ("student", setting.student, student_is_trained)
+        )
+    }  # fmt: skip
     table = {
         "name": "study", "bits": [bits], "devices": ["host"], "data": setting.data, **given,
         "train": setting.train | {"seed": seed}, "passes": tables,

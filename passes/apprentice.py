@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
-from qkd.state import TrainState, student_is_quantized, teacher_is_trained
+from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 
 if TYPE_CHECKING:
     from qkd.state import Role
@@ -54,10 +54,12 @@ class Apprentice:
         return needs[self.scheme]
 
     @property
-    def starts_anew(self) -> tuple[Role, ...]:
-        """The networks that must have their first weights."""
-        anew: dict[str, tuple[Role, ...]] = {"A": ("teacher", "student"), "B": ("student",), "C": ()}
-        return anew[self.scheme]
+    def forbids(self) -> tuple[Invariant[TrainState], ...]:
+        """Networks that start from first weights must not be trained yet."""
+        untrained: dict[str, tuple[Invariant[TrainState], ...]] = {
+            "A": (teacher_is_trained, student_is_trained), "B": (student_is_trained,), "C": ()
+        }  # fmt: skip
+        return untrained[self.scheme]
 
     @property
     def ensures(self) -> tuple[Invariant[TrainState], ...]:

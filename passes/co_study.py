@@ -42,6 +42,7 @@ class CoStudy:
 
     name: ClassVar[str] = "co_study"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class FuseAdds:
 
     name: ClassVar[str] = "fuse_adds"
     requires: ClassVar[tuple[Invariant[QuantGraph], ...]] = ()
+    forbids: ClassVar[tuple[Invariant[QuantGraph], ...]] = ()
     ensures: ClassVar[tuple[Invariant[QuantGraph], ...]] = (fused_codes_have_no_reader,)
 
     def __call__(self, graph: QuantGraph) -> QuantGraph:

@@ -63,6 +63,7 @@ class PlanMemory:
 
     name: ClassVar[str] = "plan_memory"
     requires: ClassVar[tuple[Invariant[QuantGraph], ...]] = ()
+    forbids: ClassVar[tuple[Invariant[QuantGraph], ...]] = ()
     ensures: ClassVar[tuple[Invariant[QuantGraph], ...]] = (live_bytes_fit_no_overlap,)
 
     def __call__(self, graph: QuantGraph) -> QuantGraph:

@@ -30,6 +30,7 @@ class Pretrain:
 
     name: ClassVar[str] = "pretrain"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
 
     @property
     def ensures(self) -> tuple[Invariant[TrainState], ...]:

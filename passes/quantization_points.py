@@ -58,6 +58,7 @@ class QuantizationPoints:
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     name: ClassVar[str] = "quantization_points"
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     @property

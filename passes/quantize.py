@@ -28,6 +28,7 @@ class Quantize:
 
     name: ClassVar[str] = "quantize"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_trained,)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __call__(self, state: TrainState) -> TrainState:

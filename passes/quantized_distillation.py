@@ -48,6 +48,7 @@ class QuantizedDistillation:
 
     name: ClassVar[str] = "quantized_distillation"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __call__(self, state: TrainState) -> TrainState:

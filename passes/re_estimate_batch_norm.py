@@ -24,6 +24,7 @@ class ReEstimateBatchNorm:
 
     name: ClassVar[str] = "re_estimate_batch_norm"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __call__(self, state: TrainState) -> TrainState:

@@ -31,6 +31,7 @@ class SelfStudy:
 
     name: ClassVar[str] = "self_study"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __call__(self, state: TrainState) -> TrainState:

@@ -9,10 +9,9 @@ from pydantic import ConfigDict, Field
 
 from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
-from qkd.state import TrainState, student_is_quantized
+from qkd.state import TrainState, student_is_quantized, student_is_trained
 
 if TYPE_CHECKING:
-    from qkd.state import Role
     from qkd.student import QuantStudent
 
 CALIBRATION_IMAGES = 512
@@ -41,8 +40,8 @@ class StatAssist:
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     name: ClassVar[str] = "stat_assist"
-    starts_anew: ClassVar[tuple[Role, ...]] = ("student",)
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_trained,)
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ class Tutoring:
 
     name: ClassVar[str] = "tutoring"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (teacher_is_trained, student_is_quantized)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __post_init__(self) -> None:

@@ -28,6 +28,11 @@ class Pass(Protocol[S]):
         ...
 
     @property
+    def forbids(self) -> Sequence[Invariant[S]]:
+        """What no earlier pass may ensure, such as trained weights where a method starts from first ones."""
+        ...
+
+    @property
     def ensures(self) -> Sequence[Invariant[S]]:
         """What holds afterwards, and after every later pass."""
         ...
@@ -43,15 +48,22 @@ def rule(invariant: Invariant[S]) -> str:
 
 
 def check_order(passes: Sequence[Pass[S]], given: Sequence[Invariant[S]] = ()) -> None:
-    """Prove before any work that each `requires` is ensured earlier, or raise RecipeError."""
+    """Prove before any work that each `requires` is ensured earlier and no `forbids` is, or raise RecipeError."""
     known = list(given)
     for index, step in enumerate(passes):
+        refused = f"pass {index + 1} {step.name!r} cannot run there: it"
+        before = ", ".join(p.name for p in passes[:index]) or "nothing"
         for need in step.requires:
             if need not in known:
-                before = ", ".join(p.name for p in passes[:index]) or "nothing"
                 raise RecipeError(
-                    f"pass {index + 1} {step.name!r} cannot run there: it needs “{rule(need)}”, and what comes before "
-                    f"it ({before}) does not provide that. Move it behind a pass that does."
+                    f"{refused} needs “{rule(need)}”, and what comes before it ({before}) does not provide that. "
+                    "Move it behind a pass that does."
+                )
+        for never in step.forbids:
+            if never in known:
+                raise RecipeError(
+                    f"{refused} must not find “{rule(never)}”, and what comes before it ({before}) or the recipe's "
+                    "own files provide that. Leave that out, or use a pass that goes on from it."
                 )
         known.extend(step.ensures)
 

@@ -5,7 +5,7 @@ it with its options; the bits count only from the first pass that reads them, so
 """
 
 import ctypes
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -102,24 +102,9 @@ def check_passes(passes: Sequence[TrainPass], trained: Container[Role] = ()) -> 
     """Prove the order and that a quantized student comes out, or raise RecipeError; `trained` networks are so now."""
     rules: dict[Role, Invariant[TrainState]] = {"teacher": teacher_is_trained, "student": student_is_trained}
     check_order(passes, [rule for role, rule in rules.items() if role in trained])
-    _check_first_weights(passes, {role for role in rules if role in trained}, rules)
     if not any(student_is_quantized in step.ensures for step in passes):
         names = ", ".join(step.name for step in passes)
         raise RecipeError(f'no pass quantizes the student (passes: {names}); add a table with name = "quantize"')
-
-
-def _check_first_weights(
-    passes: Sequence[TrainPass], trained: set[Role], rules: Mapping[Role, Invariant[TrainState]]
-) -> None:
-    """Refuse a pass whose method starts from first weights behind one that has trained that network."""
-    for index, step in enumerate(passes):
-        known = trained.intersection(getattr(step, "starts_anew", ()))
-        if known:
-            raise RecipeError(
-                f"pass {index + 1} {step.name!r} starts from the first weights of the {min(known)}, which has been "
-                "trained by then; leave out its pretrain pass and its `weights`, or use a pass that goes on from them"
-            )
-        trained |= {role for role, rule in rules.items() if rule in step.ensures}
 
 
 def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:

@@ -21,6 +21,7 @@ class Step:
     name: str
     act: Callable[[State], State]
     requires: tuple[Invariant[State], ...] = ()
+    forbids: tuple[Invariant[State], ...] = ()
     ensures: tuple[Invariant[State], ...] = ()
 
     def __call__(self, state: State) -> State:
@@ -29,6 +30,7 @@ class Step:
 
 bake = Step("bake", lambda s: (*s, "bread"), ensures=(has_bread,))
 butter = Step("butter", lambda s: (*s, "butter"), requires=(has_bread,))
+toast = Step("toast", lambda s: (*s, "toast"), forbids=(has_bread,))
 eat = Step("eat", lambda s: tuple(x for x in s if x != "bread"))
 
 
@@ -37,8 +39,18 @@ def test_a_pass_before_what_it_needs_is_refused_by_name_and_rule() -> None:
         check_order([butter, bake])
 
 
+def test_a_pass_behind_what_it_forbids_is_refused_by_name_and_rule() -> None:
+    with pytest.raises(RecipeError, match=r"pass 2 'toast' cannot run there: it must not find “There is bread\.”"):
+        check_order([bake, toast])
+
+
+def test_what_is_given_may_be_forbidden_too() -> None:
+    with pytest.raises(RecipeError, match=r"what comes before it \(nothing\) or the recipe's own files provide that"):
+        check_order([toast], given=(has_bread,))
+
+
 def test_the_right_order_is_accepted() -> None:
-    check_order([bake, butter])
+    check_order([toast, bake, butter])
 
 
 def test_a_later_pass_that_breaks_an_earlier_promise_is_caught() -> None:
