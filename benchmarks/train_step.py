@@ -130,7 +130,7 @@ def step_of(name: str, kind: Kind) -> Step:
     network = VARIANTS[name]().train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(0, CLASSES, (BATCH,))
-    optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, nesterov=True, fused=True)
+    optimiser = torch.optim.SGD(network.parameters(), lr=1e-4, momentum=0.9, nesterov=True)
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         return cross_entropy(network(x), y)
