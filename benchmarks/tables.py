@@ -99,7 +99,7 @@ SECTIONS = (
     Section(
         "kill_resume", "Runs killed with -9",
         "Each run was killed at random moments and resumed; its hash is compared with that of an undisturbed run.",
-        (("rows", ("kills_after_s", "equal")),),
+        (("rows", ("mode", "kills", "equal", "uninterrupted_seconds", "kills_after_s")),),
     ),
     Section(
         "study", "Which method to use",

@@ -1,4 +1,4 @@
-"""Random views of training images: reflected border, crop and mirror as one gather over bytes in memory."""
+"""Random views of training images: reflected border, crop and mirror on bytes in memory."""
 
 import torch
 from torch import Tensor
@@ -29,8 +29,9 @@ class Views:
         height, width = self.size
         top, left = (torch.randint(0, 2 * self.border + 1, count, generator=generator) for _ in range(2))
         mirrored = torch.randint(0, 2, count, generator=generator).bool() & self.flip
-        rows = top[:, None] + torch.arange(height)
-        columns = torch.arange(width).expand(len(index_N), -1)
-        columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)
-        index_N, rows, columns = (index[part].to(self.padded_NHWC.device) for index in (index_N, rows, columns))
-        return image_batch(self.padded_NHWC[index_N[:, None, None], rows[:, :, None], columns[:, None, :]])
+        index_N, top, left = (where[part].to(self.padded_NHWC.device) for where in (index_N, top, left))
+        windows = self.padded_NHWC.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+        views_NHWC = windows[index_N, top, left]
+        turned = mirrored[part].nonzero().flatten().to(views_NHWC.device)
+        views_NHWC[turned] = views_NHWC[turned].flip(2)
+        return image_batch(views_NHWC)

@@ -62,7 +62,7 @@ def make_optimiser(name: OptimiserName, groups: list[dict[str, Any]], settings: 
     momentum = settings.momentum
     match name:
         case "sgd":
-            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+            return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, foreach=True)
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr=0.0, momentum=momentum)
         case "adam":
