@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import write_record
-from benchmarks.study import DIGITS, as_recipe
+from benchmarks.study_arms import DIGITS, as_recipe
 from qkd.bits import Bits
 from qkd.datasets import Split, load_data
 from qkd.evaluation import top1

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.study import DIGITS, FORMATS, Setting, as_recipe, cifar, control, long, methods, over_seeds
+from benchmarks.study import FORMATS, over_seeds
+from benchmarks.study_arms import DIGITS, Setting, as_recipe, cifar, control, long, methods
 from qkd.passes import build_train_passes
 from qkd.recipe import load_recipe
 from qkd.training_run import check_passes
