@@ -28,7 +28,7 @@ class Apprentice:
     8-bit weights), the learning rates, how few the epochs of C are. Ours: activations are quantized too.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     scheme: Literal["A", "B", "C"]
     epochs: Annotated[int, Field(gt=0)]
@@ -57,8 +57,10 @@ class Apprentice:
     def forbids(self) -> tuple[Invariant[TrainState], ...]:
         """Networks that start from first weights must not be trained yet."""
         untrained: dict[str, tuple[Invariant[TrainState], ...]] = {
-            "A": (teacher_is_trained, student_is_trained), "B": (student_is_trained,), "C": ()
-        }  # fmt: skip
+            "A": (teacher_is_trained, student_is_trained, student_is_quantized),
+            "B": (student_is_trained, student_is_quantized),
+            "C": (),
+        }
         return untrained[self.scheme]
 
     @property

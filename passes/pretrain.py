@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
-from qkd.state import TrainState, student_is_trained, teacher_is_trained
+from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Pretrain:
     (measured on CIFAR-10, ResNet-8).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     network: Literal["teacher", "student"]
     epochs: Annotated[int, Field(gt=0)]
@@ -30,7 +30,11 @@ class Pretrain:
 
     name: ClassVar[str] = "pretrain"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
-    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
+
+    @property
+    def forbids(self) -> tuple[Invariant[TrainState], ...]:
+        """A quantized student would not see what its float one learns afterwards."""
+        return (student_is_quantized,) if self.network == "student" else ()
 
     @property
     def ensures(self) -> tuple[Invariant[TrainState], ...]:

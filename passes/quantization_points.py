@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from qkd.errors import RecipeError
 from qkd.passes.quantized_distillation import NORM_BATCHES, level_count, with_note
 from qkd.pipeline import Invariant
 from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
@@ -35,7 +36,7 @@ class QuantizationPoints:
     paper is 1e-6 to 1e-4 under another scaling of the loss.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(gt=0)]
     train: Literal["points", "joint", "alternate"] = "joint"
@@ -89,7 +90,7 @@ def quantization_points(state: TrainState, options: QuantizationPoints) -> Train
         options.name, options.epochs,
         {"quantized": Learner(student, options.learning_rate, options.step_rate, options.point_rate)},
         loss, options.warmup, teacher=teacher,
-        before_epoch=lambda epoch: choose_trained(student, options, epoch), after_step=lambda: sort_points(student),
+        before_epoch=lambda epoch: choose_trained(student, options, epoch),
     )  # fmt: skip
     reached = fit(job, state)
     student.requires_grad_(True)
@@ -102,7 +103,13 @@ def on_points(
     """A copy of the student with its inner weights on points in their first places."""
     from qkd.levels import LevelSpec
 
-    counts = (level_count(state.bits.weight),) * len(state.student_to_train().inner())
+    inner = state.student_to_train().inner()
+    if not inner:
+        raise RecipeError(
+            "the student has no layer between its first and its last, whose weights keep 8 bits: there is nothing to "
+            "put on points; leave quantization_points out or take a deeper student"
+        )
+    counts = (level_count(state.bits.weight),) * len(inner)
     spec = LevelSpec(counts, options.bucket, True, options.points_for, store=options.store)
     student = started(state, spec, options)
     if not options.allocate:
@@ -149,9 +156,3 @@ def choose_trained(student: QuantStudent, options: QuantizationPoints, epoch: in
         is_point = id(parameter) in points
         alternately = is_point != weights_turn
         parameter.requires_grad_({"points": is_point, "joint": True, "alternate": alternately}[options.train])
-
-
-def sort_points(student: QuantStudent) -> None:
-    """Put every layer's points in order."""
-    for _, levels in student.on_levels():
-        levels.sort()

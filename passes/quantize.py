@@ -21,14 +21,14 @@ class Quantize:
     The recipe's `train.quantizer` says how else weights are rounded.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     calibration_images: Annotated[int, Field(gt=1)] = 512
     norm_batches: Annotated[int, Field(ge=0)] = 40
 
     name: ClassVar[str] = "quantize"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_trained,)
-    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = ()
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __call__(self, state: TrainState) -> TrainState:

@@ -30,7 +30,7 @@ class QuantizedDistillation:
     the device can keep indices. Buckets of k weights cross channels and are kept as int8.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

@@ -18,7 +18,7 @@ from qkd.state import TrainState, student_is_quantized
 class ReEstimateBatchNorm:
     """Running averages trail behind weights and steps; a plain mean over some batches does not."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     batches: Annotated[int, Field(gt=0)] = 40
 

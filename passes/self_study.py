@@ -21,7 +21,7 @@ class SelfStudy:
     weights' rate. Not verified: the paper's interval parametrisation; we learn steps as LSQ does.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

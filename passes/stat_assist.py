@@ -27,7 +27,7 @@ class StatAssist:
     steps are fitted when quantization begins; the one-cycle rate runs over both parts.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(gt=0)]
     """Float and quantized together."""
@@ -41,7 +41,7 @@ class StatAssist:
 
     name: ClassVar[str] = "stat_assist"
     requires: ClassVar[tuple[Invariant[TrainState], ...]] = ()
-    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_trained,)
+    forbids: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_trained, student_is_quantized)
     ensures: ClassVar[tuple[Invariant[TrainState], ...]] = (student_is_quantized,)
 
     def __post_init__(self) -> None:

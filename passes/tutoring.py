@@ -20,7 +20,7 @@ class Tutoring:
     Kim et al. 2019 (arXiv 1911.12491). Verified in re-implementations: the loss, T = 2, 70 of 200 epochs on CIFAR.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

@@ -1,14 +1,14 @@
 """Training on disk: the state inside a pass after each epoch, and the result of each finished pass.
 
 A file is written whole or not at all, so a run that is killed at any moment goes on from the last one. Only tensors and
-plain values are stored, and only those are ever read back.
+plain values are stored behind their SHA-256, and only those are ever read back.
 """
 
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from qkd.student import prepare
 
 CHECKPOINT = "checkpoint.pt"
 RESULT = "result.pt"
+DIGEST_BYTES = 32
 OF_ANOTHER_RECIPE = "delete it or go back to the recipe that made it"
 ROLES: tuple[Role, ...] = ("teacher", "student", "quantized")
 
@@ -31,19 +32,19 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested dicts of tensors and plain values; ToolError when the disk is full, the previous file survives."""
     buffer = io.BytesIO()
     torch.save({**content, "version": __version__}, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, sha256(buffer.getvalue()).digest() + buffer.getvalue())
 
 
 def read_tensors(path: Path) -> dict[str, Any] | None:
     """What `write_tensors` wrote; None where there is no file."""
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        found = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
-        raise RecipeError(
-            f"{path} is damaged or not a checkpoint of qkd ({error}); delete its folder and go on"
-        ) from None
+    known, kept = found[:DIGEST_BYTES], found[DIGEST_BYTES:]
+    if sha256(kept).digest() != known:  # torch.load itself would read most flipped bits as other weights
+        raise RecipeError(f"{path} is damaged or not a checkpoint of this qkd; delete its folder and go on")
+    content: dict[str, Any] = torch.load(io.BytesIO(kept), weights_only=True, map_location="cpu")
     if content.pop("version", __version__) != __version__:
         raise RecipeError(f"{path} was written by another version of qkd than this {__version__}; delete its folder")
     return content

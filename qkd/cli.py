@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -181,15 +182,18 @@ def list_() -> None:
 
 def main() -> None:
     """Run the command line; errors that qkd raises on purpose become one message and exit status 2."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except QkdError as error:
         _fail(error)
     except OSError as error:  # from a library that writes files by itself: most often a full disk
         _fail(disk_error(Path(error.filename or "."), error))
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one was", file=sys.stderr)
-        sys.exit(130)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    print("interrupted; the same command goes on where this one was", file=sys.stderr)
+    sys.exit(130)
 
 
 def _fail(error: QkdError) -> NoReturn:

@@ -4,6 +4,7 @@ A student must be built of what `qkd.tracing` knows (convolution, batch norm, Re
 be any module. Every builder takes (classes, input_shape HWC) and its own options.
 """
 
+import copy
 import importlib
 import inspect
 import itertools
@@ -219,12 +220,15 @@ def build_model(spec: ModelSpec, classes: int, input_shape: Shape, seed: int) ->
         try:
             model = builder(classes, input_shape, **spec.options)
             logits = model.eval()(torch.zeros(2, input_shape[2], *input_shape[:2]))
-        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            copy.deepcopy(model)  # passes train copies
+        except Exception as error:  # whatever the user's own code raises
             known = ", ".join(list(inspect.signature(builder).parameters)[2:]) or "none"
             raise RecipeError(
-                f"model {spec.model!r} cannot be built with options {spec.options} for inputs {input_shape}: {error}; "
-                f"its options: {known}"
+                f"model {spec.model!r} cannot be built with options {spec.options} for inputs {input_shape}: "
+                f"{type(error).__name__}: {error}; its options: {known}"
             ) from error
+    if not isinstance(logits, Tensor):
+        raise RecipeError(f"model {spec.model!r} gives {type(logits).__name__}, not a tensor of logits (N, {classes})")
     if tuple(logits.shape) != (2, classes):
         raise RecipeError(
             f"model {spec.model!r} gives outputs of shape {tuple(logits.shape[1:])}; the data has {classes} classes, "
@@ -242,8 +246,10 @@ def find_builder(name: str) -> Builder:
         raise RecipeError(f"unknown model {name!r}; known: {', '.join(MODELS)}, or package.module:function")
     try:
         builder: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"model {name!r} cannot be imported: {error}; is its package on PYTHONPATH?") from error
+    except Exception as error:  # whatever importing the user's own code raises
+        raise RecipeError(
+            f"model {name!r} cannot be imported: {type(error).__name__}: {error}; is its package on PYTHONPATH?"
+        ) from error
     if not callable(builder):
         raise RecipeError(f"model {name!r} is {type(builder).__name__}, not a function that builds a network")
     return builder  # type: ignore[no-any-return]

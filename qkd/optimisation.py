@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
+from qkd.errors import RecipeError
 from qkd.levels import WeightLevels
 from qkd.quantizer import LearnedStep
 from qkd.recipe import TrainSpec
@@ -23,7 +24,8 @@ class Learner:
     network: nn.Module
     learning_rate: float
     step_rate: float = 1.0
-    point_rate: float = 1.0
+    point_rate: float = 0.05
+    """As `quantization_points` has it: a pass behind that one goes on training its points."""
 
 
 def one_cycle(progress: float, warmup: float) -> float:
@@ -50,7 +52,13 @@ def parameter_groups(learners: Mapping[Role, Learner], weight_decay: float) -> l
             {"params": [p for p in trained if id(p) in steps], "peak": rate * learner.step_rate, "weight_decay": 0.0},
             {"params": [p for p in trained if id(p) in points], "peak": rate * learner.point_rate, "weight_decay": 0.0},
         ]
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise RecipeError(
+            f"the {' and the '.join(learners)} has no parameter to train: all are frozen (requires_grad is False); "
+            "give its parameters gradients in the function that builds it, or leave the pass out"
+        )
+    return groups
 
 
 def _inside(network: nn.Module, kind: type[nn.Module]) -> set[int]:

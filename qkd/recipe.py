@@ -13,7 +13,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataSpec(_Strict):
@@ -59,7 +59,7 @@ class TrainSpec(_Strict):
     compile: bool = False
     """Fuse quantized students with torch.compile: costs up to a minute a pass, saves a fifth of a float32 step; passes
     that train float networks alone stay as they are, since their steps become no faster."""
-    threads: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """0: all cores. Results repeat bit for bit only with the same number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """"auto" trains on a CUDA device where torch finds one; results repeat bit for bit only on the same kind."""

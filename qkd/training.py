@@ -23,6 +23,7 @@ from qkd.dampening import dampen, dampening_strength
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
 from qkd.journal import Journal
+from qkd.levels import WeightLevels
 from qkd.optimisation import Learner, OptimiserName, make_optimiser, one_cycle, parameter_groups
 from qkd.progress import Advance
 from qkd.results import HistoryPoint, PassFact
@@ -62,7 +63,7 @@ class Job:
 
     `loss` gives a scalar whose gradients reach the learners. The networks named in `keep_best` end as they were after
     their best-validating epoch, the state before the first one included. `before_epoch` gets the epoch's number and
-    may switch what is trained; it runs again on resuming. `after_step` repairs what a step may break.
+    may switch what is trained; it runs again on resuming.
     """
 
     name: str
@@ -75,7 +76,6 @@ class Job:
     """Frozen; its logits are the loss's third argument and are kept for runs with the same views."""
     optimiser: OptimiserName = "sgd"
     before_epoch: Callable[[int], None] | None = None
-    after_step: Callable[[], None] | None = None
     gradients: GradientRule | None = None
 
 
@@ -105,6 +105,7 @@ class _Run:
         self.views = Views(state.data, self.device)
         self.labels = torch.from_numpy(state.data.train.labels)
         self.networks = [learner.network.to(self.device) for learner in job.learners.values()]
+        self.levels = [m for network in self.networks for m in network.modules() if isinstance(m, WeightLevels)]
         groups = parameter_groups(job.learners, settings.weight_decay)
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimiser = make_optimiser(job.optimiser, groups, settings)
@@ -186,8 +187,8 @@ class _Run:
         if self.job.gradients is not None:
             self.job.gradients(generator)
         self.optimiser.step()
-        if self.job.after_step is not None:
-            self.job.after_step()
+        for levels in self.levels:
+            levels.sort()
         return float(loss.detach())
 
     def _progress(self, number: int) -> float:
@@ -226,7 +227,7 @@ class _Run:
         rates = ", ".join(f"{role} {learner.learning_rate:g}" for role, learner in self.job.learners.items())
         return RecipeError(
             f"pass {self.job.name!r} diverged in step {number + 1} of epoch {self.epoch + 1}: {how}. "
-            f"Use a lower learning rate (now {rates}){kept}"
+            f"Use a lower learning rate (now {rates}), or a smaller weight or temperature of the loss{kept}"
         )
 
     def resume(self) -> None:

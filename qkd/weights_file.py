@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -51,9 +49,10 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         content: Any = load_file(path) if tensors else torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise RecipeError(f"no weights at {path}; leave `weights` out to train that network") from None
-    except (SafetensorError, RuntimeError, EOFError, UnpicklingError, OSError) as error:
+    except Exception as error:  # torch.load meets foreign bytes with whatever its unpickler trips over
         raise RecipeError(
-            f"{path} holds no weights ({error}); use a .safetensors file or torch.save(model.state_dict(), path)"
+            f"{path} holds no weights ({type(error).__name__}: {error}); use a .safetensors file or "
+            "torch.save(model.state_dict(), path)"
         ) from None
     found = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):

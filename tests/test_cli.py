@@ -170,6 +170,16 @@ def test_the_module_can_be_run_and_prints_no_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_interrupt_says_how_to_go_on() -> None:
+    code = (
+        "import os, signal, time, qkd.cli as cli\n"
+        "cli.app = lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
+        "cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted; the same command goes on where this one was\n")
+
+
 def test_a_folder_without_a_run_is_explained(tmp_path: Path) -> None:
     done = qkd("verify", "nothing", folder=tmp_path)
     assert (done.returncode, done.stderr.partition(":")[0]) == (2, "RecipeError")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qkd.bits import Bits
 from qkd.errors import RecipeError
@@ -90,7 +90,44 @@ def test_a_model_with_another_number_of_classes_is_refused() -> None:
         build_model(ModelSpec(model="tests.test_models:own_model"), 10, (4, 4, 1), 0)
 
 
-@pytest.mark.parametrize("name", ["no_such_package:f", "tests.test_models:absent", "tests.test_models:SHAPE"])
+@pytest.mark.parametrize("name", ["no_such_package:f", "tests.test_models:absent", "tests.test_models:SHAPE", ":f"])
 def test_a_path_that_cannot_be_imported_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match=r"imported|not a function"):
         build_model(ModelSpec(model=name), 10, (4, 4, 1), 0)
+
+
+class TwoOutputs(nn.Module):
+    """Its forward gives a pair."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Nothing that a loss could take."""
+        return x, x
+
+
+def pair(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Gives two outputs."""
+    return TwoOutputs()
+
+
+def uncopied(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Keeps a tensor with a history, which torch does not copy."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+    network.history = torch.ones(1, requires_grad=True) * 2  # type: ignore[assignment]
+    return network
+
+
+def lookup(classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
+    """Fails in its own way."""
+    return {}[classes]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pair", "gives tuple, not a tensor of logits"), ("uncopied", "cannot be built.*RuntimeError"),
+        ("lookup", "cannot be built.*KeyError: 4"),
+    ],
+)  # fmt: skip
+def test_whatever_a_user_s_builder_does_wrong_is_one_message(name: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_model(ModelSpec(model=f"tests.test_models:{name}"), 4, SHAPE, 0)

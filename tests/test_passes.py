@@ -1,5 +1,6 @@
 """The training passes: what each changes and leaves alone, their order, and how a recipe names them."""
 
+import math
 import re
 from dataclasses import replace
 from typing import Any, Literal
@@ -139,6 +140,9 @@ def test_the_rules_tell_what_is_missing() -> None:
         ([Quantize()], "pass 1 'quantize'.*The float student has been trained"),
         ([Pretrain("teacher", 1), SelfStudy(1)], "'self_study'.*student is quantized"),
         ([Pretrain("student", 1), Quantize(), Tutoring(1)], "'tutoring'.*teacher has been trained"),
+        ([Pretrain("student", 1), Quantize(), Pretrain("student", 1)], "pass 3 'pretrain'.*student is quantized"),
+        ([Pretrain("student", 1), Quantize(), Quantize()], "pass 3 'quantize'.*student is quantized"),
+        ([StatAssist(2, 1), StatAssist(2, 1)], "pass 2 'stat_assist'.*student is quantized"),
     ],
 )
 def test_a_wrong_order_is_refused_before_the_first_epoch(passes: list[Pass[TrainState]], message: str) -> None:
@@ -208,6 +212,7 @@ def test_all_faults_of_a_recipes_passes_are_reported_together() -> None:
         {"name": "tutoring", "epochs": 1, "form": "convex", "weight": 3.0},
         {"name": "co_study", "epochs": 1, "form": "convex"},
         {"name": "stat_assist", "epochs": 2, "float_epochs": 2},
+        {"name": "distill", "epochs": 1, "temperature": math.inf},
     ]
     with pytest.raises(RecipeError) as caught:
         build_train_passes(tables)
@@ -215,7 +220,7 @@ def test_all_faults_of_a_recipes_passes_are_reported_together() -> None:
         "passes[0] (pretrain).network", "passes[0] (pretrain).epochs",
         "passes[1].name is 'tutor'; known passes: pretrain", "passes[2] (qat).epochs", "passes[2] (qat).temperature",
         "passes[3]: tutoring.weight is 3;", "passes[4]: co_study.weight is 1;",
-        "passes[5]: stat_assist.float_epochs is 2",
+        "passes[5]: stat_assist.float_epochs is 2", "passes[6] (distill).temperature",
     ):  # fmt: skip
         assert part in str(caught.value)
 

@@ -8,15 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from qkd.bits import Bits
 from qkd.checkpoint import load_result, save_result
+from qkd.errors import RecipeError
 from qkd.evaluation import evaluate
 from qkd.freeze import freeze
 from qkd.levels import WeightLevels
 from qkd.models import conv_block
+from qkd.passes.apprentice import Apprentice
 from qkd.passes.pretrain import Pretrain
 from qkd.passes.quantization_points import QuantizationPoints
 from qkd.passes.quantize import Quantize
 from qkd.passes.quantized_distillation import QuantizedDistillation
+from qkd.passes.self_study import Qat
+from qkd.passes.tutoring import Tutoring
 from qkd.pipeline import Pass
 from qkd.state import TrainState, student_is_quantized
 from qkd.student import QuantStudent
@@ -94,6 +99,23 @@ def test_points_alone_leave_everything_else_alone(ready: TrainState) -> None:
     even = torch.linspace(0, 1, 4)
     assert any(not torch.equal(p, even.expand_as(p)) for p in points(after))
     assert all(bool((p.diff(dim=1) >= 0).all()) for p in points(after))
+
+
+@pytest.mark.parametrize(
+    "step", [Qat(2, learning_rate=0.3), Tutoring(1), Apprentice("C", 1)], ids=lambda step: step.name
+)
+def test_points_stay_sorted_under_whatever_trains_next(ready: TrainState, step: Pass[TrainState]) -> None:
+    finer = replace(ready, bits=Bits.parse("W8A8"))  # 256 points pass each other easily
+    finer = Quantize(calibration_images=32, norm_batches=2)(finer)
+    after = step(QuantizationPoints(1)(finer)).student_to_train()
+    assert all(bool((p.diff(dim=1) >= 0).all()) for p in points(after))
+
+
+def test_a_student_without_inner_layers_has_nothing_to_put_on_points() -> None:
+    student = nn.Sequential(conv_block((1, 4), (6, 6)), nn.Flatten(), nn.Linear(144, 3))
+    state = Pretrain("student", 1)(Pretrain("teacher", 1)(replace(tiny_state(), student=student)))
+    with pytest.raises(RecipeError, match="no layer between its first and its last"):
+        QuantizationPoints(1)(Quantize(calibration_images=32, norm_batches=2)(state))
 
 
 def test_alternating_ends_on_the_weights(ready: TrainState) -> None:

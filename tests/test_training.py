@@ -136,6 +136,21 @@ def test_a_damaged_checkpoint_says_what_to_delete(tmp_path: Path) -> None:
         STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
 
 
+def test_one_flipped_bit_is_seen(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        STUDENT(replace(tiny_state(), session=Session((tmp_path,), Interrupts(4))))
+    content = bytearray((tmp_path / CHECKPOINT).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(RecipeError, match="is damaged"):
+        STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
+
+
+def test_a_network_without_anything_to_train_is_refused() -> None:
+    with pytest.raises(RecipeError, match="the student has no parameter to train"):
+        STUDENT(replace(tiny_state(), student=tiny_network().requires_grad_(False)))
+
+
 def test_a_full_disk_stops_with_an_error_and_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
