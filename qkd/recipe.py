@@ -98,6 +98,21 @@ class Recipe(_Strict):
     budget: BudgetSpec = BudgetSpec()
     verify: VerifySpec = VerifySpec()
 
+    @field_validator("bits", "devices", mode="before")
+    @classmethod
+    def _is_a_list(cls, names: Any) -> Any:
+        if isinstance(names, str):
+            raise ValueError(f'write a list, ["{names}"]')
+        return names
+
+    @field_validator("bits", "devices")
+    @classmethod
+    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} stands there more than once; name each once")
+        return names
+
     @field_validator("bits")
     @classmethod
     def _bits_parse(cls, bits: tuple[str, ...]) -> tuple[str, ...]:

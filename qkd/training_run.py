@@ -4,6 +4,7 @@ A pass's folder is named by the hash of all that its result depends on: data, ne
 it with its options; the bits count only from the first pass that reads them, so all formats share what comes before.
 """
 
+import copy
 import ctypes
 from collections.abc import Container, Sequence
 from dataclasses import replace
@@ -115,8 +116,21 @@ def initial_state(recipe: Recipe, data: Dataset, bits: Bits) -> TrainState:
     for network, spec in ((teacher, recipe.teacher), (student, recipe.student)):
         if spec.weights is not None:
             use_weights(network, Path(spec.weights))
+        if min(recipe.train.batch_size, len(data.train)) == 1:
+            _check_single_images(network, shape)
     prepare(student, bits, shape, recipe.train.quantizer)  # whether it can be quantized is known before the first epoch
     return TrainState(data, recipe.train, bits, teacher, student, trained=trained_networks(recipe))
+
+
+def _check_single_images(network: torch.nn.Module, shape: tuple[int, int, int]) -> None:
+    """Refuse batches of one image where a batch norm would see one value a channel."""
+    try:
+        copy.deepcopy(network).train()(torch.zeros(1, shape[2], *shape[:2]))
+    except ValueError as error:
+        raise RecipeError(
+            f"a training batch would be one image, and {type(network).__name__} does not train on that: {error}; use a "
+            "larger train.batch_size or a smaller data.validation"
+        ) from error
 
 
 def untrained_student(recipe: Recipe, classes: int, input_shape: tuple[int, int, int], bits: Bits) -> QuantStudent:

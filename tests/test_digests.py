@@ -1,10 +1,12 @@
 """Hashes see what a user may change between two runs, and only that."""
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from qkd.digests import network_sha256
@@ -48,3 +50,20 @@ def hash_of(folder: Path, files: dict[str, str]) -> str:
     finally:
         for name in files:
             sys.modules.pop(name, None)
+
+
+class Edited(torch.nn.Module):
+    """A user's network."""
+
+
+def test_the_hash_of_a_network_sees_its_structure_and_its_own_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.nn.Conv2d(1, 1, 3)
+    with_relu, with_gelu = (torch.nn.Sequential(conv, act) for act in (torch.nn.ReLU(), torch.nn.GELU()))
+    assert network_sha256(with_relu) != network_sha256(with_gelu)
+    strided = torch.nn.Conv2d(1, 1, 3, stride=2)
+    strided.load_state_dict(conv.state_dict())
+    assert network_sha256(strided) != network_sha256(conv)
+    before = network_sha256(Edited())
+    monkeypatch.setattr(inspect, "getsource", lambda _: "another forward")
+    assert network_sha256(Edited()) != before
+    assert network_sha256(with_relu) == network_sha256(torch.nn.Sequential(conv, torch.nn.ReLU()))

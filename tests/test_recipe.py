@@ -61,6 +61,20 @@ def test_changes_on_the_command_line_reach_nested_keys(tmp_path: Path) -> None:
     assert (recipe.train.seed, recipe.bits, recipe.student.model) == (7, ("W2A8",), "other")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("bits=W4A8", r'write a list, \["W4A8"\]'),
+        ('devices=["host", "host"]', "'host' stands there more than once"),
+        ("train.threads=20000", "less than or equal to 1024"),
+        ("train.weight_decay=inf", "finite number"),
+    ],
+)
+def test_a_change_that_cannot_be_is_worded_with_what_can(change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(written(tmp_path, GOOD), (change,))
+
+
 def test_a_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"benchmarks/recipes"):
         load_recipe(tmp_path / "none.toml")
