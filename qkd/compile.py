@@ -182,7 +182,8 @@ def compile_format(recipe: Recipe, bits: str, data: Dataset, folder: Path, repor
     save_graph(graph, graph_path(folder, bits))
     for name, network in (("teacher", state.teacher), ("student", state.student)):
         save_weights(network, weights_path(folder, bits, name))
-    scores = evaluate(state.student, student, graph, data.test, reporter)
+    trained = state.student if "student" in state.trained else None
+    scores = evaluate(trained, student, graph, data.test, reporter)
     return FormatResult(
         bits=bits,
         graph_sha256=graph.sha256(),

@@ -22,8 +22,8 @@ SILENT = Silent()
 class Scores:
     """Percentages over one split; agreement is the share of images for which two forms choose the same class."""
 
-    top1_float: float
-    """The float student that quantization started from."""
+    top1_float: float | None
+    """The float student that quantization started from; None where that one was never trained."""
     top1_torch: float
     """The quantized student as it was trained, fake-quantized."""
     top1_exact: float
@@ -60,18 +60,18 @@ def top1(network: nn.Module, split: Split) -> float:
 
 
 def evaluate(
-    student: nn.Module, quantized: QuantStudent, graph: QuantGraph, split: Split, reporter: Reporter = SILENT
+    student: nn.Module | None, quantized: QuantStudent, graph: QuantGraph, split: Split, reporter: Reporter = SILENT
 ) -> Scores:
-    """Score the float student, both forms of the quantized one and the frozen graph on one split."""
-    with reporter.task(f"{graph.name}: test split, four engines", 4 * len(split)) as advance:
-        real = classes_of(student, split.images, advance)
+    """Score the float student, if it was trained, both forms of the quantized one and the frozen graph on one split."""
+    with reporter.task(f"{graph.name}: test split, every engine", (3 + (student is not None)) * len(split)) as advance:
+        real = None if student is None else classes_of(student, split.images, advance)
         fake = classes_of(quantized, split.images, advance)
         with quantized.running("exact"):
             exact = classes_of(quantized, split.images, advance)
         integer = run_in_batches(graph, split.codes(), BATCH).argmax(axis=1)
         advance(len(split))
     return Scores(
-        top1_float=_percent(real, split.labels),
+        top1_float=None if real is None else _percent(real, split.labels),
         top1_torch=_percent(fake, split.labels),
         top1_exact=_percent(exact, split.labels),
         top1_integer=_percent(integer, split.labels),

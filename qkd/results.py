@@ -84,7 +84,7 @@ class FormatResult(_Record):
     passes: tuple[PassFact, ...]
     history: tuple[HistoryPoint, ...]
     layers: tuple[LayerFact, ...]
-    top1_float: float
+    top1_float: float | None
     top1_torch: float
     top1_exact: float
     top1_integer: float
@@ -135,7 +135,7 @@ class Row(_Record):
     n: int | None
     differing: int | None
     elements: int | None
-    top1_float: float
+    top1_float: float | None
     top1_torch: float
     top1_integer: float
     train_seconds: float

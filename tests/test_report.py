@@ -54,6 +54,12 @@ def result() -> RunResult:
     )  # fmt: skip
 
 
+def test_a_float_student_that_was_never_trained_has_no_score(result: RunResult) -> None:
+    untrained = result.formats[0].model_copy(update={"top1_float": None})
+    page = html(result.model_copy(update={"formats": (untrained,)}))
+    assert "<tr><td>float student</td><td>–</td><td>–</td></tr>" in page
+
+
 def test_the_page_refers_to_nothing_outside_itself(result: RunResult) -> None:
     page = html(result)
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
