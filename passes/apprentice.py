@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Apprentice:
     8-bit weights), the learning rates, how few the epochs of C are. Ours: activations are quantized too.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     scheme: Literal["A", "B", "C"]
     epochs: Annotated[int, Field(gt=0)]

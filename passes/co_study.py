@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
 
@@ -25,7 +26,7 @@ class CoStudy:
     (measured: 87.0 → 84.3 in 4 epochs on CIFAR-10).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

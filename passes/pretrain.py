@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 
 
@@ -20,7 +21,7 @@ class Pretrain:
     (measured on CIFAR-10, ResNet-8).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     network: Literal["teacher", "student"]
     epochs: Annotated[int, Field(gt=0)]

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 from qkd.errors import RecipeError
 from qkd.passes.quantized_distillation import NORM_BATCHES, level_count, with_note
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class QuantizationPoints:
     paper is 1e-6 to 1e-4 under another scaling of the loss.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     epochs: Annotated[int, Field(gt=0)]
     train: Literal["points", "joint", "alternate"] = "joint"

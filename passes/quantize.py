@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.results import PassFact
 from qkd.state import TrainState, student_is_quantized, student_is_trained
 
@@ -21,7 +22,7 @@ class Quantize:
     The recipe's `train.quantizer` says how else weights are rounded.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     calibration_images: Annotated[int, Field(gt=1)] = 512
     norm_batches: Annotated[int, Field(ge=0)] = 40

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class QuantizedDistillation:
     the device can keep indices. Buckets of k weights cross channels and are kept as int8.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 from pydantic import ConfigDict, Field
 
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.results import PassFact
 from qkd.state import TrainState, student_is_quantized
 
@@ -18,7 +19,7 @@ from qkd.state import TrainState, student_is_quantized
 class ReEstimateBatchNorm:
     """Running averages trail behind weights and steps; a plain mean over some batches does not."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     batches: Annotated[int, Field(gt=0)] = 40
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, student_is_trained
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class StatAssist:
     steps are fitted when quantization begins; the one-cycle rate runs over both parts.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     epochs: Annotated[int, Field(gt=0)]
     """Float and quantized together."""

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 
 from qkd.errors import RecipeError
 from qkd.pipeline import Invariant
+from qkd.recipe import STRICT
 from qkd.state import TrainState, student_is_quantized, teacher_is_trained
 
 
@@ -20,7 +21,7 @@ class Tutoring:
     Kim et al. 2019 (arXiv 1911.12491). Verified in re-implementations: the loss, T = 2, 70 of 200 epochs on CIFAR.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     epochs: Annotated[int, Field(gt=0)]
     learning_rate: Annotated[float, Field(gt=0)] = 0.02

@@ -32,7 +32,8 @@ def write_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Write nested dicts of tensors and plain values; ToolError when the disk is full, the previous file survives."""
     buffer = io.BytesIO()
     torch.save({**content, "version": __version__}, buffer)
-    write_atomic(path, sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    kept = buffer.getvalue()
+    write_atomic(path, sha256(kept).digest() + kept)
 
 
 def read_tensors(path: Path) -> dict[str, Any] | None:

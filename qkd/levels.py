@@ -102,8 +102,7 @@ class WeightLevels(nn.Module):
     @torch.no_grad()
     def sort(self) -> None:
         """Put the points into order again; a step may have moved one past its neighbour."""
-        if self.spec.learned:
-            self.points.copy_(self.points.sort(dim=1).values)
+        self.points.copy_(self.points.sort(dim=1).values)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weights on their levels, with gradients to them and to the points."""

@@ -12,8 +12,12 @@ from qkd.errors import QkdError, RecipeError
 Positive = Annotated[int, Field(gt=0)]
 
 
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""How everything that a recipe says is read, the passes' options too."""
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, **STRICT)
 
 
 class DataSpec(_Strict):

@@ -105,7 +105,8 @@ class _Run:
         self.views = Views(state.data, self.device)
         self.labels = torch.from_numpy(state.data.train.labels)
         self.networks = [learner.network.to(self.device) for learner in job.learners.values()]
-        self.levels = [m for network in self.networks for m in network.modules() if isinstance(m, WeightLevels)]
+        modules = (module for network in self.networks for module in network.modules())
+        self.learned_levels = [m for m in modules if isinstance(m, WeightLevels) and m.spec.learned]
         groups = parameter_groups(job.learners, settings.weight_decay)
         self.parameters = [p for group in groups for p in group["params"]]
         self.optimiser = make_optimiser(job.optimiser, groups, settings)
@@ -187,7 +188,7 @@ class _Run:
         if self.job.gradients is not None:
             self.job.gradients(generator)
         self.optimiser.step()
-        for levels in self.levels:
+        for levels in self.learned_levels:
             levels.sort()
         return float(loss.detach())
 
