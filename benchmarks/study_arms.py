@@ -73,7 +73,10 @@ def cifar(folder: Path, student: str) -> Setting:
         data={"name": "cifar10", "path": str(folder.resolve()), "validation": 5000, "crop_padding": 2, "flip": True},
         student={"model": student}, teacher={"model": "speedy_net"},
         teacher_epochs=6, float_epochs=44, epochs=3,
-        train={"batch_size": 64, "weight_decay": 1e-4, "mixed_precision": True, "compile": True, "threads": 1},
+        train={
+            "batch_size": 64, "weight_decay": 1e-4, "mixed_precision": True, "compile": True, "validate_every": 4,
+            "threads": 1,
+        },
         float_rate=0.2, rate=0.02,
     )  # fmt: skip
 

@@ -63,6 +63,9 @@ class TrainSpec(_Strict):
     compile: bool = False
     """Fuse quantized students with torch.compile: costs up to a minute a pass, saves a fifth of a float32 step; passes
     that train float networks alone stay as they are, since their steps become no faster."""
+    validate_every: Positive = 1
+    """Epochs between validations, which are for watching: the last epoch of a pass always has one, and so has every
+    epoch of a pass that keeps its best."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """0: all cores. Results repeat bit for bit only with the same number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

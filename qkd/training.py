@@ -121,7 +121,7 @@ class _Run:
         self.best: dict[Role, _Snapshot] = {}
 
     def train_epoch(self, advance: Advance) -> None:
-        """Once over the training images, then validation and a checkpoint."""
+        """Once over the training images, then validation where it is due, and a checkpoint."""
         started = time.perf_counter()
         if self.job.before_epoch is not None:
             self.job.before_epoch(self.epoch)
@@ -130,7 +130,7 @@ class _Run:
         with torch.random.fork_rng(devices=[] if self.device == CPU else [self.device]):
             torch.manual_seed(self.state.seed("dropout", self.epoch))
             loss = self._steps(advance)
-        scores = self._validate(tuple(self.job.learners))
+        scores = self._validate(self._watched())
         self._remember_best(scores)
         self.history.append(self._point(loss, scores))
         self.epoch += 1
@@ -208,6 +208,12 @@ class _Run:
     def _validate(self, roles: tuple[Role, ...]) -> dict[Role, float]:
         with precision(self.state.settings, self.device):
             return {role: top1(self.job.learners[role].network, self.state.data.validation) for role in roles}
+
+    def _watched(self) -> tuple[Role, ...]:
+        """Whom to validate after this epoch."""
+        done = self.epoch + 1
+        due = done == self.job.epochs or done % self.state.settings.validate_every == 0
+        return tuple(self.job.learners) if due else self.job.keep_best
 
     def _remember_best(self, scores: Mapping[Role, float]) -> None:
         for role in self.job.keep_best:

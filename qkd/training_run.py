@@ -158,7 +158,7 @@ def pass_keys(recipe: Recipe, state: TrainState, passes: Sequence[TrainPass]) ->
 
 def shared_settings(settings: TrainSpec) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """What every pass depends on, and what only passes with a quantized student do, as far as it was changed."""
-    shared = settings.model_dump(exclude={"quantizer", "device"})
+    shared = settings.model_dump(exclude={"quantizer", "device", "validate_every"})
     device = training_device(settings).type
     rounding = settings.quantizer.model_dump(exclude_defaults=True)
     return shared if device == "cpu" else shared | {"device": device}, (rounding,) if rounding else ()

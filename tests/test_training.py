@@ -97,6 +97,20 @@ def test_the_global_generator_does_not_matter_and_is_left_alone() -> None:
     assert same_weights(first.student, second.student)
 
 
+def test_validating_more_rarely_changes_no_weight_and_the_last_epoch_is_validated() -> None:
+    often, rarely = (Pretrain("student", epochs=3)(tiny_state(validate_every=every)) for every in (1, 2))
+    assert same_weights(often.student, rarely.student)
+    assert [p.validation_top1 for p in rarely.history] == [None, *(p.validation_top1 for p in often.history[1:])]
+    assert rarely.passes[-1].validation_top1 == often.passes[-1].validation_top1
+
+
+def test_a_pass_that_keeps_its_best_validates_every_epoch() -> None:
+    often, rarely = (CoStudy(epochs=3)(quantized_state(validate_every=every)) for every in (1, 3))
+    assert [p.teacher_top1 for p in rarely.history[-3:]] == [p.teacher_top1 for p in often.history[-3:]]
+    assert [p.validation_top1 is None for p in rarely.history[-3:]] == [True, True, False]
+    assert same_weights(often.teacher, rarely.teacher)
+
+
 def test_training_helps() -> None:
     history = Pretrain("student", epochs=8)(tiny_state()).history
     assert history[-1].loss < 0.7 * history[0].loss

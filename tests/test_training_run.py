@@ -116,6 +116,10 @@ def test_quantizer_options_repeat_only_what_is_quantized_and_are_read_back(finis
     assert graph_hash(again) == graph_hash(state)
 
 
+def test_how_often_is_validated_is_in_no_key() -> None:
+    assert shared_settings(TrainSpec(validate_every=4)) == shared_settings(TrainSpec())
+
+
 def test_plain_quantizer_options_are_in_no_key() -> None:
     shared, rounding = shared_settings(TrainSpec())
     assert "quantizer" not in shared
