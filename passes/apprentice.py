@@ -80,9 +80,10 @@ def jointly(state: TrainState, options: Apprentice) -> TrainState:
     from torch.nn.functional import cross_entropy
 
     from qkd.distill.response import full_cross_entropy
+    from qkd.job import Job
     from qkd.optimisation import Learner
     from qkd.student import fit_first_weights
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     student, teacher = first_student(state), copy.deepcopy(state.teacher)
     fit_first_weights(teacher, state.data.train.images)
@@ -105,8 +106,9 @@ def under_teacher(state: TrainState, options: Apprentice) -> TrainState:
     from torch.nn.functional import cross_entropy
 
     from qkd.distill.response import full_cross_entropy
+    from qkd.job import Job
     from qkd.optimisation import Learner
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     student = first_student(state) if options.scheme == "B" else copy.deepcopy(state.student_to_train())
     teacher = copy.deepcopy(state.teacher)

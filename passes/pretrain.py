@@ -52,9 +52,10 @@ def pretrain(state: TrainState, options: Pretrain) -> TrainState:
     from torch import Tensor
     from torch.nn.functional import cross_entropy
 
+    from qkd.job import Job
     from qkd.optimisation import Learner
     from qkd.student import fit_first_weights
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     network = copy.deepcopy(state.teacher if options.network == "teacher" else state.student)
     if options.network not in state.trained:

@@ -77,8 +77,9 @@ def quantization_points(state: TrainState, options: QuantizationPoints) -> Train
     """The pass as a function."""
 
     from qkd.distill.response import ResponseLoss
+    from qkd.job import Job
     from qkd.optimisation import Learner
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     teacher = copy.deepcopy(state.teacher if options.teacher == "teacher" else state.student).eval()
     response = ResponseLoss(options.temperature, options.weight, "convex", options.averaging)

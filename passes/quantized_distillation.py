@@ -62,9 +62,10 @@ def quantized_distillation(state: TrainState, options: QuantizedDistillation) ->
     from torch import Tensor
 
     from qkd.distill.response import ResponseLoss
+    from qkd.job import Job
     from qkd.levels import LevelSpec
     from qkd.optimisation import Learner
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     inner = len(state.student_to_train().inner())
     spec = LevelSpec(

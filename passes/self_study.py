@@ -52,8 +52,9 @@ def self_study(state: TrainState, options: SelfStudy) -> TrainState:
     from torch import Tensor
     from torch.nn.functional import cross_entropy
 
+    from qkd.job import Job
     from qkd.optimisation import Learner
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     student = copy.deepcopy(state.student_to_train())
 

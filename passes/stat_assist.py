@@ -62,9 +62,10 @@ def stat_assist(state: TrainState, options: StatAssist) -> TrainState:
     from torch.nn.functional import cross_entropy
 
     from qkd.gradient_boost import GradBoost
+    from qkd.job import Job
     from qkd.optimisation import Learner
     from qkd.student import prepare
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     student = prepare(state.student, state.bits, state.data.input_shape, state.settings.quantizer)
     boost = GradBoost(student.parameters()) if options.grad_boost else None

@@ -65,8 +65,9 @@ def tutoring(state: TrainState, options: Tutoring) -> TrainState:
     from torch import Tensor
 
     from qkd.distill.response import ResponseLoss
+    from qkd.job import Job
     from qkd.optimisation import Learner
-    from qkd.training import Job, fit
+    from qkd.training import fit
 
     student, teacher = copy.deepcopy(state.student_to_train()), copy.deepcopy(state.teacher)
     response = ResponseLoss(options.temperature, options.weight, options.form)

@@ -8,9 +8,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,10 @@ from qkd.checkpoint import CHECKPOINT, OF_ANOTHER_RECIPE, load_weights, read_ten
 from qkd.dampening import dampen, dampening_strength
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
+from qkd.job import Job, Loss
 from qkd.journal import Journal
 from qkd.levels import WeightLevels
-from qkd.optimisation import Learner, OptimiserName, make_optimiser, one_cycle, parameter_groups
+from qkd.optimisation import make_optimiser, one_cycle, parameter_groups
 from qkd.progress import Advance
 from qkd.results import HistoryPoint, PassFact
 from qkd.state import Role, TrainState, not_finite
@@ -36,47 +36,6 @@ DIVERGED = 1e4
 FUSION = {"realize_reads_threshold": 16, "realize_opcount_threshold": 80}
 """Inductor's limits of what it computes again rather than keeps: by its own, a backward pass writes every quantizer's
 x / step to memory and reads it twice, which doubles what quantizing costs."""
-
-Loss: TypeAlias = Callable[..., Tensor]
-"""(images, labels) → scalar; with a `teacher` in the job (images, labels, its logits) → scalar."""
-
-
-class GradientRule(Protocol):
-    """Changes gradients between the backward pass and the optimiser's step; what it remembers is checkpointed."""
-
-    def __call__(self, generator: torch.Generator) -> None:
-        """Change the gradients of the parameters it was made for."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What it remembers, as tensors and plain values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember that again."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What a pass asks of the loop.
-
-    `loss` gives a scalar whose gradients reach the learners. The networks named in `keep_best` end as they were after
-    their best-validating epoch, the state before the first one included. `before_epoch` gets the epoch's number and
-    may switch what is trained; it runs again on resuming.
-    """
-
-    name: str
-    epochs: int
-    learners: Mapping[Role, Learner]
-    loss: Loss
-    warmup: float = 0.1
-    keep_best: tuple[Role, ...] = ()
-    teacher: nn.Module | None = None
-    """Frozen; its logits are the loss's third argument and are kept for runs with the same views."""
-    optimiser: OptimiserName = "sgd"
-    before_epoch: Callable[[int], None] | None = None
-    gradients: GradientRule | None = None
 
 
 def fit(job: Job, state: TrainState) -> TrainState:

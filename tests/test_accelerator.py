@@ -15,13 +15,13 @@ from qkd.accelerator import CPU, make_deterministic, precision, training_device
 from qkd.distill.response import ResponseLoss
 from qkd.errors import RecipeError
 from qkd.gradient_boost import GradBoost
+from qkd.job import Job
 from qkd.optimisation import Learner
 from qkd.passes.co_study import CoStudy
 from qkd.passes.quantize import Quantize
 from qkd.recipe import TrainSpec
 from qkd.state import TrainState
 from qkd.student import calibrate, image_batch
-from qkd.training import Job
 from qkd.training_run import shared_settings
 from tests.networks import SHAPE, random_pixels, small_student, tiny_state
 
