@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qkd.errors import RecipeError
-from qkd.recipe import Recipe, fault_lines
+from qkd.recipe import Recipe, faults_in
 from qkd.target import Target
 
 MANIFEST = "manifest.json"
@@ -65,7 +65,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError:
         raise RecipeError(f"{folder} is not a bundle: it has no readable {MANIFEST}; `qkd run` writes one") from None
     except ValidationError as error:
-        raise RecipeError(f"{path} has {error.error_count()} faults:\n{fault_lines(error)}") from None
+        raise RecipeError(f"{path} has {faults_in(error)}") from None
 
 
 def check_bundle(folder: Path) -> Manifest:

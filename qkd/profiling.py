@@ -12,7 +12,7 @@ from qkd.device_run import DeviceRun
 from qkd.errors import RecipeError
 from qkd.files import write_atomic
 from qkd.graph import Op, QuantGraph, Reshape
-from qkd.recipe import fault_lines
+from qkd.recipe import faults_in
 
 if TYPE_CHECKING:
     from qkd.kernel import Kernel
@@ -96,7 +96,7 @@ class Profile(_Strict):
         except OSError as error:
             raise RecipeError(f"no profile can be read at {path}: {error.strerror}") from None
         except ValidationError as error:
-            raise RecipeError(f"{path} is not a profile: {error.error_count()} faults:\n{fault_lines(error)}") from None
+            raise RecipeError(f"{path} is not a profile: {faults_in(error)}") from None
 
 
 def profile(library: Library, run: DeviceRun) -> Profile:

@@ -159,12 +159,13 @@ def parse_recipe(table: dict[str, Any], source: str) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        raise RecipeError(f"{source} has {error.error_count()} faults:\n{fault_lines(error)}") from None
+        raise RecipeError(f"{source} has {faults_in(error)}") from None
 
 
-def fault_lines(error: ValidationError, prefix: str = "") -> str:
-    """One line a fault: path, what is wrong, what was given."""
-    lines = []
+def faults_in(error: ValidationError, prefix: str = "") -> str:
+    """How many faults there are, and one line for each: path, what is wrong, what was given."""
+    count = error.error_count()
+    lines = ["1 fault:" if count == 1 else f"{count} faults:"]
     for fault in error.errors(include_url=False):
         where = prefix + ".".join(str(part) for part in fault["loc"])
         given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
@@ -191,5 +192,5 @@ def _apply(table: dict[str, Any], change: str) -> None:
 def pass_fault(error: QkdError | ValidationError, where: str) -> RecipeError:
     """Word a pass option's fault as the recipe's other faults are worded."""
     if isinstance(error, ValidationError):
-        return RecipeError(f"{where} has {error.error_count()} faults:\n{fault_lines(error, where + '.')}")
+        return RecipeError(f"{where} has {faults_in(error, where + '.')}")
     return RecipeError(f"{where}: {error}")

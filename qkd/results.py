@@ -120,10 +120,8 @@ class RunResult(_Record):
             return cls.model_validate_json(path.read_text())
         except FileNotFoundError:
             raise RecipeError(f"no results at {path}; name the --out folder of a finished `qkd run`") from None
-        except ValidationError as error:
-            raise RecipeError(
-                f"{path} is not a results file of this version of qkd ({error.error_count()} faults); run again"
-            ) from None
+        except ValidationError:
+            raise RecipeError(f"{path} is not a results file of this version of qkd; run again") from None
 
 
 class Row(_Record):

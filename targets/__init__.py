@@ -9,7 +9,7 @@ from importlib.resources import files
 from pydantic import ValidationError
 
 from qkd.errors import InvariantError, RecipeError
-from qkd.recipe import fault_lines
+from qkd.recipe import faults_in
 from qkd.target import Target
 
 _NAMES = (
@@ -66,5 +66,4 @@ def parse_target(text: str, name: str) -> Target:
     except tomllib.TOMLDecodeError as error:
         raise InvariantError(f"targets/devices/{name}.toml is not TOML: {error}") from None
     except ValidationError as error:
-        faults = f"targets/devices/{name}.toml has {error.error_count()} faults:\n{fault_lines(error)}"
-        raise InvariantError(faults) from None
+        raise InvariantError(f"targets/devices/{name}.toml has {faults_in(error)}") from None

@@ -192,7 +192,7 @@ def test_a_manifest_with_an_unknown_key_is_refused(tmp_path: Path, host_library:
 def test_a_truncated_manifest_is_refused(tmp_path: Path, host_library: "Library") -> None:
     path = host_bundle(tmp_path / "demo", host_library) / "manifest.json"
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(RecipeError, match="1 faults"):
+    with pytest.raises(RecipeError, match="has 1 fault:"):
         check_bundle(path.parent)
 
 
