@@ -92,25 +92,28 @@ def _chosen(s: Setting, formats: list[str], names: list[str] | None) -> Iterator
 
 
 def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed: int, out: Path) -> None:
-    """Train one arm and write its row, unless that is done; `core_seconds` leaves out what other arms had trained."""
+    """Train one arm and write its row, unless that is done; `core_seconds` leaves out what other arms had trained.
+
+    An arm that was interrupted has none: what the processes before this one spent is not known.
+    """
     epochs = sum(table.get("epochs", 0) for table in tables if table not in setting.start())
     key = (setting.data["name"], setting.net, bits, method, epochs, seed)
     row_file = out / "rows" / f"{'-'.join(map(str, key))}.json"
     if row_file.exists():
         return
-    started = time.process_time()
+    started, core_started = time.perf_counter(), time.process_time()
     fine_tuned = QUANTIZE in tables
     recipe = as_recipe(setting, tables, "W8A8" if bits == "float" else bits, seed)
     folder = out / setting.net
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
-    core_seconds = time.process_time() - started
+    seconds, core_seconds = time.perf_counter() - started, time.process_time() - core_started
     scores = float_scores(state) if bits == "float" else integer_scores(state)
     updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
     row = {
         **dict(zip(KEY, key, strict=True)),
         "float_epochs": setting.float_epochs if fine_tuned else 0,
         **scores,
-        "core_seconds": core_seconds,
+        "core_seconds": core_seconds if sum(fact.seconds for fact in updates if fact.epochs) <= seconds else None,
         "notes": [fact.note for fact in updates if fact.note],
     }
     write_atomic(row_file, json.dumps(row) + "\n")
@@ -158,10 +161,15 @@ def over_seeds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             **_spread("test", [row["test"] for row in found]),
             **_spread("over_qat", _differences(test, found, (key[2], "qat"))),
             **_spread("over_float", _differences(test, found, ("float", "float"))),
-            "core_seconds": median(row["core_seconds"] for row in found),
+            "core_seconds": _median([row["core_seconds"] for row in found]),
         }
         for key, found in groups.items()
     ]
+
+
+def _median(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def _control(row: Mapping[str, Any], other: tuple[str, str]) -> tuple[Any, ...]:

@@ -1,15 +1,19 @@
 """The study compares what it says: equal updates, differences paired by seed, and the recipes are arms of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from benchmarks import study
 from benchmarks.study import FORMATS, over_seeds
 from benchmarks.study_arms import DIGITS, Setting, as_recipe, cifar, control, long, methods
 from qkd.passes import build_train_passes
 from qkd.recipe import load_recipe
+from qkd.results import PassFact
 from qkd.training_run import check_passes
 
 RECIPES = Path(__file__).parent.parent / "benchmarks" / "recipes"
@@ -69,3 +73,18 @@ def test_differences_are_paired_by_seed_and_total_updates() -> None:
 def test_another_budget_is_no_control() -> None:
     (longer, _) = over_seeds([row("qat", 0, 80.0, epochs=16), row("qat", 0, 70.0)])
     assert (longer["over_qat_mean"], longer["over_float_mean"]) == (0.0, None)
+
+
+@pytest.mark.parametrize(("seconds", "known"), [(0.0, True), (1e6, False)])
+def test_an_interrupted_arm_has_scores_but_no_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, known: bool
+) -> None:
+    tables = methods(DIGITS, "W4A8")["qat"]
+    facts = [PassFact(name=t["name"], epochs=t.get("epochs", 0), seconds=seconds, validation_top1=None) for t in tables]
+    monkeypatch.setattr(study, "train", lambda *_: SimpleNamespace(passes=facts))
+    monkeypatch.setattr(study, "integer_scores", lambda _: {"val": 90.0, "test": 80.0})
+    study.arm(DIGITS, "qat", tables, "W4A8", 0, tmp_path)
+    (file,) = (tmp_path / "rows").glob("*.json")
+    found = json.loads(file.read_text())
+    assert (found["test"], found["core_seconds"] is not None) == (80.0, known)
+    assert over_seeds([found, found | {"seed": 1, "core_seconds": 7.0}])[0]["core_seconds"] is not None
