@@ -96,7 +96,8 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
 
     An arm that was interrupted has none: what the processes before this one spent is not known.
     """
-    epochs = sum(table.get("epochs", 0) for table in tables if table not in setting.start())
+    own = [table for table in tables if table not in setting.start()]
+    epochs = sum(table.get("epochs", 0) for table in own)
     key = (setting.data["name"], setting.net, bits, method, epochs, seed)
     row_file = out / "rows" / f"{'-'.join(map(str, key))}.json"
     if row_file.exists():
@@ -108,7 +109,7 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
     seconds, core_seconds = time.perf_counter() - started, time.process_time() - core_started
     scores = float_scores(state) if bits == "float" else integer_scores(state)
-    updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table["name"] != "pretrain"]
+    updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table in own]
     row = {
         **dict(zip(KEY, key, strict=True)),
         "float_epochs": setting.float_epochs if fine_tuned else 0,

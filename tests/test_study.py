@@ -75,15 +75,17 @@ def test_another_budget_is_no_control() -> None:
     assert (longer["over_qat_mean"], longer["over_float_mean"]) == (0.0, None)
 
 
+@pytest.mark.parametrize("bits", ["W4A8", "float"])
 @pytest.mark.parametrize(("seconds", "known"), [(0.0, True), (1e6, False)])
 def test_an_interrupted_arm_has_scores_but_no_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, known: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, known: bool, bits: str
 ) -> None:
-    tables = methods(DIGITS, "W4A8")["qat"]
+    tables = control(DIGITS) if bits == "float" else methods(DIGITS, bits)["qat"]
     facts = [PassFact(name=t["name"], epochs=t.get("epochs", 0), seconds=seconds, validation_top1=None) for t in tables]
     monkeypatch.setattr(study, "train", lambda *_: SimpleNamespace(passes=facts))
-    monkeypatch.setattr(study, "integer_scores", lambda _: {"val": 90.0, "test": 80.0})
-    study.arm(DIGITS, "qat", tables, "W4A8", 0, tmp_path)
+    for scores in ("integer_scores", "float_scores"):
+        monkeypatch.setattr(study, scores, lambda _: {"val": 90.0, "test": 80.0})
+    study.arm(DIGITS, "qat", tables, bits, 0, tmp_path)
     (file,) = (tmp_path / "rows").glob("*.json")
     found = json.loads(file.read_text())
     assert (found["test"], found["core_seconds"] is not None) == (80.0, known)
