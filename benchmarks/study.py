@@ -2,10 +2,11 @@
 
 `python -m benchmarks.study` trains on scikit-learn's digits, `--cifar FOLDER` on a CIFAR-10 in parquet files, which
 takes hours of a core: `--nets`, `--bits`, `--methods` and `--seeds` choose arms, several processes may share `--out`;
-`--epochs` trains the quantized students longer, at the rates of the recipes for ternary and W2A2.
-Finished arms are read back, not repeated, and rows of the record that are not measured again stay in it. On CIFAR-10
-all arms start from one float teacher and student, so its spread is that of the quantized training alone. Scores are the
-integer graph's. Choices between arms use `val`; every arm is tested once, at its end.
+`--epochs` trains the quantized students longer, at the rates of the recipes for ternary and W2A2, `--float-epochs` the
+float one that they start from. Finished arms are read back, not repeated, and rows of the record that are not measured
+again stay in it. On CIFAR-10 all arms start from one float teacher and, at equal float epochs, from one float student,
+so the spread is that of the quantized training alone. Scores are the integer graph's. Choices between arms use `val`;
+every arm is tested once, at its end.
 """
 
 import argparse
@@ -37,14 +38,14 @@ from qkd.weights_file import save_weights
 
 FORMATS = ("ternary-A8", "W2A2", "W4A4", "W4A8")
 SEEDS = (0, 1, 2)
-KEY = ("data", "net", "bits", "method", "epochs", "seed")
+KEY = ("data", "net", "bits", "method", "float_epochs", "epochs", "seed")
 CHECKED = 100
 """Images on which the integer graph itself is run: exact mode, which scores the rest, must choose the same classes."""
 
 
 def with_weights(s: Setting, out: Path) -> Setting:
     """The setting with one float teacher for all students and one float student for all arms, of the first seed."""
-    files = {"teacher": out / "teacher.safetensors", "student": out / s.net / "student.safetensors"}
+    files = {"teacher": out / "teacher.safetensors", "student": out / s.net / f"student_{s.float_epochs}.safetensors"}
     there = {name: getattr(s, name) | {"weights": str(path.resolve())} for name, path in files.items() if path.exists()}
     s = replace(s, **there)
     if len(there) == len(files):
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="+", default=["resnet8", "resnet20"], help="students on CIFAR-10")
     parser.add_argument("--bits", nargs="+", default=["float", *FORMATS])
     parser.add_argument("--methods", nargs="+", help="default: all")
+    parser.add_argument("--float-epochs", type=int, default=44, help="of the float student, on CIFAR-10")
     parser.add_argument("--epochs", type=int, help="of the quantized student, on CIFAR-10; default: 3")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the arms")
@@ -80,7 +82,7 @@ def _settings(options: argparse.Namespace) -> Iterator[Setting]:
         yield DIGITS
         return
     for net in options.nets:
-        setting = with_weights(cifar(options.cifar, net), options.out)
+        setting = with_weights(cifar(options.cifar, net, options.float_epochs), options.out)
         yield long(setting, options.epochs) if options.epochs else setting
 
 
@@ -98,12 +100,12 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
     """
     own = [table for table in tables if table not in setting.start()]
     epochs = sum(table.get("epochs", 0) for table in own)
-    key = (setting.data["name"], setting.net, bits, method, epochs, seed)
+    float_epochs = setting.float_epochs if QUANTIZE in tables else 0
+    key = (setting.data["name"], setting.net, bits, method, float_epochs, epochs, seed)
     row_file = out / "rows" / f"{'-'.join(map(str, key))}.json"
     if row_file.exists():
         return
     started, core_started = time.perf_counter(), time.process_time()
-    fine_tuned = QUANTIZE in tables
     recipe = as_recipe(setting, tables, "W8A8" if bits == "float" else bits, seed)
     folder = out / setting.net
     state = train(recipe, build_train_passes(recipe.passes), Bits.parse(recipe.bits[0]), folder, Silent())
@@ -112,7 +114,6 @@ def arm(setting: Setting, method: str, tables: list[PassTable], bits: str, seed:
     updates = [fact for fact, table in zip(state.passes, tables, strict=True) if table in own]
     row = {
         **dict(zip(KEY, key, strict=True)),
-        "float_epochs": setting.float_epochs if fine_tuned else 0,
         **scores,
         "core_seconds": core_seconds if sum(fact.seconds for fact in updates if fact.epochs) <= seconds else None,
         "notes": [fact.note for fact in updates if fact.note],

@@ -67,12 +67,12 @@ DIGITS = Setting(
 )  # fmt: skip
 
 
-def cifar(folder: Path, student: str) -> Setting:
+def cifar(folder: Path, student: str, float_epochs: int = 44) -> Setting:
     """CIFAR-10 at the length that hours of two cores allow."""
     return Setting(
         data={"name": "cifar10", "path": str(folder.resolve()), "validation": 5000, "crop_padding": 2, "flip": True},
         student={"model": student}, teacher={"model": "speedy_net"},
-        teacher_epochs=6, float_epochs=44, epochs=3,
+        teacher_epochs=6, float_epochs=float_epochs, epochs=3,
         train={
             "batch_size": 64, "weight_decay": 1e-4, "mixed_precision": True, "compile": True, "validate_every": 4,
             "threads": 1,

@@ -106,8 +106,8 @@ SECTIONS = (
         "Equal student updates, choices on validation, test once, mean and sample standard deviation over the seeds. "
         "`over_qat` and `over_float` are differences of test scores, paired by seed; core_seconds is the median arm's "
         "own processor time, without the float networks that all arms share.",
-        (("over_seeds", ("data", "net", "bits", "method", "epochs", "seeds", "val_mean", "val_sd", "test_mean",
-                         "test_sd", "over_qat_mean", "over_qat_sd", "over_float_mean", "over_float_sd",
+        (("over_seeds", ("data", "net", "bits", "method", "float_epochs", "epochs", "seeds", "val_mean", "val_sd",
+                         "test_mean", "test_sd", "over_qat_mean", "over_qat_sd", "over_float_mean", "over_float_sd",
                          "core_seconds")),),
     ),
 )  # fmt: skip

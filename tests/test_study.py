@@ -41,7 +41,7 @@ def test_an_arm_gets_trained_weights_only_where_it_goes_on_from_them(scheme: str
     ("recipe", "setting", "bits"),
     [
         ("cifar10_resnet8_w4a8", CIFAR, "W4A8"),
-        ("cifar10_resnet8_ternary", long(CIFAR, 14), "ternary-A8"),
+        ("cifar10_resnet8_ternary", long(cifar(Path(), "resnet8", 28), 14), "ternary-A8"),
         ("cifar10_resnet8_w2a2", long(CIFAR, 24), "W2A2"),
     ],
 )
