@@ -34,7 +34,8 @@ class QuantizationPoints:
     gradient's norm over 5 batches, 10 to 20 epochs, the float student itself as teacher. Ours: Lloyd's start and
     points for each channel, both better at 2 bits (79.6 against 16.2 untrained, CIFAR-10, ResNet-8); points are
     shared out by the distillation loss's gradient at the rounded weights; weights may learn too; the rate, which in the
-    paper is 1e-6 to 1e-4 under another scaling of the loss.
+    paper is 1e-6 to 1e-4 under another scaling of the loss. Of 8 bits 127 levels are
+    used, the largest table of a device, not 256.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -28,7 +28,8 @@ class QuantizedDistillation:
     scaling, T = 2, w = 0.7, straight gradients, nearest rounding in all experiments, buckets of 256. The code's KL
     is averaged over classes too, which makes its weight w / K (`averaging = "elements"`). Ours: the first and last
     layer have 8-bit learned steps and activations are quantized; one-cycle rate; a bucket is an output channel, so that
-    the device can keep indices. Buckets of k weights cross channels and are kept as int8.
+    the device can keep indices. Buckets of k weights cross channels and are kept as int8. Of 8 bits 127 levels are
+    used, the largest table of a device, not 256.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

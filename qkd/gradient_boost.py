@@ -29,14 +29,14 @@ class GradBoost:
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.active = True
-        self.steps = 0
         self.boosted = 0
+        self.steps: dict[int, int] = {}
+        """With a gradient, of each parameter: learned steps have none before the student is quantized."""
         self.seen: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def __call__(self, generator: torch.Generator) -> None:
         """Add noise to every gradient there is."""
-        self.steps += 1
         self.boosted += self.active
         for number, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
@@ -59,7 +59,8 @@ class GradBoost:
         average_largest = average_largest.lerp(largest, 1 - DECAY)
         average_smallest = average_smallest.lerp(smallest, 1 - DECAY)
         self.seen[number] = (largest, smallest, average_largest, average_smallest)
-        return (average_largest - average_smallest) / (1 - DECAY**self.steps)
+        self.steps[number] = self.steps.get(number, 0) + 1
+        return (average_largest - average_smallest) / (1 - DECAY ** self.steps[number])
 
     def state_dict(self) -> dict[str, Any]:
         """For checkpoints."""
@@ -68,7 +69,7 @@ class GradBoost:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.steps, self.boosted = state["steps"], state["boosted"]
+        self.steps, self.boosted = dict(state["steps"]), state["boosted"]
         for number, found in state["seen"].items():
             a, b, c, d = (moving.to(self.parameters[number].device) for moving in found)
             self.seen[number] = (a, b, c, d)

@@ -1,5 +1,6 @@
 """What a pass asks of the training loop."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -35,7 +36,8 @@ class Job:
     """What a pass asks of the loop.
 
     `loss` gives a scalar whose gradients reach the learners. The networks named in `keep_best` end as they were after
-    their best-validating epoch, the state before the first one included. `before_epoch` gets the epoch's number and
+    their best-validating epoch, the state before the first one included; where one of them validates more than
+    `largest_fall` points below that, the job ends. `before_epoch` gets the epoch's number and
     may switch what is trained; it runs again on resuming.
     """
 
@@ -45,6 +47,7 @@ class Job:
     loss: Loss
     warmup: float = 0.1
     keep_best: tuple[Role, ...] = ()
+    largest_fall: float = math.inf
     teacher: nn.Module | None = None
     """Frozen; its logits are the loss's third argument and are kept for runs with the same views."""
     optimiser: OptimiserName = "sgd"

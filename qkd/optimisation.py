@@ -26,6 +26,8 @@ class Learner:
     step_rate: float = 1.0
     point_rate: float = 0.05
     """As `quantization_points` has it: a pass behind that one goes on training its points."""
+    batch_statistics: bool = True
+    """False: batch norm normalises by its running statistics and leaves them as they are; dropout is off."""
 
 
 def one_cycle(progress: float, warmup: float) -> float:

@@ -50,14 +50,20 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def wait_for_all() -> None:
+    """Return when every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 @contextmanager
 def first_rank_first() -> Iterator[None]:
     """Let the first rank do something alone, which the others then find done: filling a cache."""
     if rank() > 0:
-        dist.barrier()
+        wait_for_all()
     yield
-    if rank() == 0 and world_size() > 1:
-        dist.barrier()
+    if rank() == 0:
+        wait_for_all()
 
 
 def my_part(batch_size: int) -> slice:

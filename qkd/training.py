@@ -45,7 +45,7 @@ def fit(job: Job, state: TrainState) -> TrainState:
     bar = state.session.reporter.task(job.name, job.epochs * run.batches)
     with bar as advance, parallel.shared_statistics(run.networks):
         advance(run.epoch * run.batches)
-        while run.epoch < job.epochs:
+        while run.epoch < job.epochs and run.stopped is None:
             run.train_epoch(advance)
     run.finish()
     trained = {role: learner.network for role, learner in job.learners.items()}
@@ -78,6 +78,8 @@ class _Run:
         self.seconds = 0.0
         self.history: list[HistoryPoint] = []
         self.best: dict[Role, _Snapshot] = {}
+        self.stopped: str | None = None
+        """Why the job ended before its last epoch."""
 
     def train_epoch(self, advance: Advance) -> None:
         """Once over the training images, then validation where it is due, and a checkpoint."""
@@ -93,6 +95,7 @@ class _Run:
         self._remember_best(scores)
         self.history.append(self._point(loss, scores))
         self.epoch += 1
+        self.stopped = self._fallen(scores)
         self.seconds += time.perf_counter() - started
         self._save()
 
@@ -109,15 +112,16 @@ class _Run:
         """What the pass cost and reached."""
         top1s = [point.validation_top1 for point in self.history]
         return PassFact(
-            name=self.job.name, epochs=self.epoch, seconds=self.seconds, validation_top1=top1s[-1] if top1s else None
-        )
+            name=self.job.name, epochs=self.epoch, seconds=self.seconds,
+            validation_top1=top1s[-1] if top1s else None, note=self.stopped,
+        )  # fmt: skip
 
     def _steps(self, advance: Advance) -> float:
         generator = torch.Generator().manual_seed(self.state.seed("batches", self.epoch))
         order = torch.randperm(len(self.labels), generator=generator)
         total = 0.0
-        for network in self.networks:
-            network.train()
+        for learner in self.job.learners.values():
+            learner.network.train(learner.batch_statistics)
         if self.teacher is not None:
             self.teacher.begin(self.epoch)
         for number, start in enumerate(range(0, self.batches * self.batch_size, self.batch_size)):
@@ -180,6 +184,16 @@ class _Run:
                 weights = self.job.learners[role].network.state_dict()
                 self.best[role] = _Snapshot(scores[role], {name: t.clone() for name, t in weights.items()})
 
+    def _fallen(self, scores: Mapping[Role, float]) -> str | None:
+        for role in self.job.keep_best:
+            if self.best[role].top1 - scores[role] > self.job.largest_fall and self.epoch < self.job.epochs:
+                return (
+                    f"stopped after epoch {self.epoch} of {self.job.epochs}: the {role} validated at "
+                    f"{scores[role]:.2f} %, more than {self.job.largest_fall:g} points below its best, "
+                    f"{self.best[role].top1:.2f} %"
+                )
+        return None
+
     def _point(self, loss: float, scores: Mapping[Role, float]) -> HistoryPoint:
         rates = [group["lr"] for group in self.optimiser.param_groups]
         return HistoryPoint(
@@ -189,7 +203,10 @@ class _Run:
 
     def _diverged(self, number: int, how: str) -> RecipeError:
         folder = self.state.checkpoint_folder()
-        kept = f"; the last finite checkpoint is {folder / CHECKPOINT}" if folder and self.epoch else ""
+        kept = ""
+        if folder is not None:
+            last = f"the last finite checkpoint is {folder / CHECKPOINT}"
+            kept = f"; {last}" if self.epoch else f"; the passes before it are kept in {folder.parent}"
         rates = ", ".join(f"{role} {learner.learning_rate:g}" for role, learner in self.job.learners.items())
         return RecipeError(
             f"pass {self.job.name!r} diverged in step {number + 1} of epoch {self.epoch + 1}: {how}. "
@@ -215,6 +232,7 @@ class _Run:
         self.epoch, self.seconds = content["epoch"], content["seconds"]
         self.history = [HistoryPoint(**point) for point in content["history"]]
         self.best = {role: _Snapshot(top, weights) for role, (top, weights) in content["best"].items()}
+        self.stopped = content["stopped"]
 
     def _save(self) -> None:
         folder = self.state.checkpoint_folder()
@@ -230,6 +248,7 @@ class _Run:
             "world_size": parallel.world_size(),
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "stopped": self.stopped,
             "history": [point.model_dump() for point in self.history],
             "best": {role: (snapshot.top1, snapshot.weights) for role, snapshot in self.best.items()},
         }

@@ -78,12 +78,20 @@ def train(
     def keep(index: int, _: TrainPass, reached: TrainState) -> None:
         if parallel.rank() == 0:
             save_result(reached, folders[index])
+        parallel.wait_for_all()  # the next format starts from the results of passes that it shares
 
-    for finished in range(len(passes), 0, -1):
+    finished, state = _last_result(state, folders)
+    parallel.wait_for_all()  # or a rank would see what another has computed meanwhile, and go on from there
+    return run_passes(passes, state, observe=(keep,), start=finished)
+
+
+def _last_result(state: TrainState, folders: Sequence[Path]) -> tuple[int, TrainState]:
+    """How many passes are finished, and the state after them."""
+    for finished in range(len(folders), 0, -1):
         found = load_result(state, folders[finished - 1])
         if found is not None:
-            return run_passes(passes, found, observe=(keep,), start=finished)
-    return run_passes(passes, state, observe=(keep,))
+            return finished, found
+    return 0, state
 
 
 def shared_data(recipe: Recipe, folder: Path) -> Dataset:

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,9 +25,10 @@ from qkd.passes.self_study import Qat, SelfStudy
 from qkd.passes.stat_assist import StatAssist
 from qkd.passes.tutoring import Distill, Tutoring
 from qkd.pipeline import Pass, check_order, run_passes
-from qkd.state import TrainState, student_is_quantized, student_is_trained, teacher_is_trained
+from qkd.state import Session, TrainState, student_is_quantized, student_is_trained, teacher_is_trained
 from qkd.training_run import check_passes
 from tests.networks import same_weights, tiny_state
+from tests.test_student import differing
 
 QUANTIZED_PASSES: list[Pass[TrainState]] = [
     SelfStudy(1), Qat(1), CoStudy(1), Tutoring(1), Distill(1), ReEstimateBatchNorm(2)
@@ -99,15 +101,57 @@ def test_co_study_with_a_teacher_that_cannot_move_is_tutoring(ready: TrainState)
     )
 
 
+def test_co_study_with_the_teachers_statistics_at_rest_is_tutoring(ready: TrainState) -> None:
+    assert any(isinstance(module, nn.BatchNorm2d) for module in ready.teacher.modules())
+    still = CoStudy(2, teacher_learning_rate=0.0, teacher_statistics="running")(ready)
+    assert same_weights(still.teacher, ready.teacher)
+    torch.testing.assert_close(
+        still.student_to_train().state_dict(), Tutoring(2)(ready).student_to_train().state_dict(), rtol=0, atol=1e-6
+    )
+
+
+def wrongly_labelled(state: TrainState) -> TrainState:
+    """A training set that ruins whoever learns from it."""
+    wrong = Split(state.data.train.images, np.random.default_rng(0).permutation(state.data.train.labels))
+    return replace(state, data=replace(state.data, train=wrong))
+
+
+def test_co_study_stops_when_the_teacher_falls_and_says_so(ready: TrainState, tmp_path: Path) -> None:
+    state, before = wrongly_labelled(ready), top1(ready.teacher, ready.data.validation)
+    stopping = CoStudy(9, teacher_learning_rate=0.5, largest_teacher_fall=10.0)
+    folders = (*[tmp_path] * len(state.passes), tmp_path)
+    kept = replace(state, session=Session(folders))
+    after = stopping(kept)
+    fact, curve = after.passes[-1], [p.teacher_top1 for p in after.history if p.pass_name == "co_study"]
+    assert 1 <= fact.epochs == len(curve) < 9
+    assert [before - score > 10 for score in curve if score is not None] == [False] * (fact.epochs - 1) + [True]
+    assert fact.note is not None
+    assert f"stopped after epoch {fact.epochs} of 9: the teacher validated at" in fact.note
+    assert top1(after.teacher, ready.data.validation) >= before
+    again = stopping(kept)  # from the checkpoint of the epoch it stopped at
+    assert (again.passes[-1].note, again.passes[-1].epochs) == (fact.note, fact.epochs)
+    assert same_weights(again.quantized, after.quantized)
+
+
 def test_the_best_teacher_is_kept_when_co_study_ruins_it(ready: TrainState) -> None:
-    rng = np.random.default_rng(0)
-    wrong = Split(ready.data.train.images, rng.permutation(ready.data.train.labels))
-    state = replace(ready, data=replace(ready.data, train=wrong))
-    options = {"epochs": 3, "teacher_learning_rate": 0.5}
+    state = wrongly_labelled(ready)
+    options = {"epochs": 3, "teacher_learning_rate": 0.5, "largest_teacher_fall": 100.0}
     kept, ruined = CoStudy(**options)(state), CoStudy(**options, keep_best_teacher=False)(state)  # type: ignore[arg-type]
     before, validation = top1(ready.teacher, ready.data.validation), ready.data.validation
     assert top1(ruined.teacher, validation) < before
     assert top1(kept.teacher, validation) >= before
+
+
+@pytest.mark.parametrize(
+    "step",
+    [*QUANTIZED_PASSES, Apprentice("A", 1), Apprentice("B", 1), Apprentice("C", 1), StatAssist(2, 1)],
+    ids=lambda step: f"{step.name} {getattr(step, 'scheme', '')}",
+)
+def test_what_every_pass_leaves_is_frozen_element_by_element(ready: TrainState, step: Pass[TrainState]) -> None:
+    student = step(ready).student_to_train()
+    bad, elements = differing(student, ready.data.test.images)
+    assert bad == 0
+    assert elements > 1000
 
 
 def test_qat_is_self_study_and_distill_is_convex_tutoring(ready: TrainState) -> None:

@@ -67,6 +67,23 @@ def test_statistics_are_kept_while_no_noise_is_added() -> None:
     torch.testing.assert_close(parameter.grad - 5e-6, laplace * coin * spread * 0.99, rtol=1e-3, atol=1e-11)
 
 
+def test_a_parameter_that_learns_later_is_corrected_for_its_own_steps() -> None:
+    early, late = (nn.Parameter(torch.zeros(50)) for _ in range(2))
+    rule, generator = GradBoost([early, late]), torch.Generator().manual_seed(0)
+    for size in (1e-6, 1e-6, 2e-6, 5e-6):
+        early.grad = torch.full((50,), 1e-6)
+        late.grad = torch.full((50,), size) if size > 1e-6 else None
+        rule(generator)
+    assert rule.steps == {0: 4, 1: 2}
+    alone = nn.Parameter(torch.zeros(50))
+    same = GradBoost([alone])
+    for size in (2e-6, 5e-6):
+        spread = same._spread(0, torch.full((50,), size))
+    (largest, smallest, high, low) = rule.seen[1]
+    assert torch.equal((high - low) / (1 - 0.9**2), spread)
+    assert float((largest - smallest).max()) == pytest.approx(3e-6)
+
+
 def test_a_gradient_that_never_changed_gets_no_noise() -> None:
     assert all(float(added.abs().max()) == 0 for added in boosted([torch.full((9,), 0.5)] * 3))
 

@@ -25,6 +25,7 @@ from qkd.progress import Advance, Silent
 from qkd.results import HistoryPoint
 from qkd.state import Session, TrainState
 from qkd.student import image_batch
+from qkd.training import _Run
 from tests.networks import same_weights, small_student, tiny_network, tiny_state
 
 TEACHER, STUDENT = Pretrain("teacher", epochs=2), Pretrain("student", epochs=3)
@@ -175,13 +176,34 @@ def test_a_full_disk_stops_with_an_error_and_keeps_the_previous_checkpoint(
         STUDENT(state)
     before = (tmp_path / CHECKPOINT).read_bytes()
 
-    def full(*_: object) -> None:
+    written, write_bytes = [], Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        """History finds room; half a checkpoint does not."""
+        written.append(path.name)
+        if CHECKPOINT not in path.name:
+            return write_bytes(path, content)
+        write_bytes(path, content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(ToolError, match="disk is full"):
         STUDENT(replace(tiny_state(), session=Session((tmp_path,))))
+    assert len(written) > 1
+    assert CHECKPOINT in written[-1]
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_divergence_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = replace(tiny_state(), session=Session((tmp_path / "01_pretrain",)))
+    ruin = Pretrain("student", epochs=3, learning_rate=1e30)
+    with pytest.raises(RecipeError, match=f"the passes before it are kept in {tmp_path}$"):
+        ruin(state)
+    with pytest.raises(KeyboardInterrupt):
+        STUDENT(replace(state, session=Session((tmp_path / "01_pretrain",), Interrupts(4))))
+    monkeypatch.setattr(_Run, "_set_rates", lambda run, _: [g.update(lr=1e30) for g in run.optimiser.param_groups])
+    with pytest.raises(RecipeError, match=f"the last finite checkpoint is {tmp_path / '01_pretrain' / CHECKPOINT}$"):
+        STUDENT(state)
 
 
 def test_divergence_stops_with_the_step_the_pass_and_the_rate() -> None:
