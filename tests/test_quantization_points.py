@@ -25,6 +25,7 @@ from qkd.passes.tutoring import Tutoring
 from qkd.pipeline import Pass
 from qkd.state import TrainState, student_is_quantized
 from qkd.student import QuantStudent
+from qkd.targets import target_names
 from qkd.targets.kernels import choose_kernels
 from qkd.targets.runners import open_runner
 from qkd.verification import verify
@@ -152,7 +153,7 @@ def test_a_later_pass_goes_on_with_the_levels(ready: TrainState) -> None:
 
 
 @pytest.mark.device
-@pytest.mark.parametrize("device", ["cortex_m4", "cortex_a53"])
+@pytest.mark.parametrize("device", target_names())
 def test_learned_tables_compute_on_the_device_what_the_reference_computes(ready: TrainState, device: str) -> None:
     student = QuantizationPoints(1)(ready).student_to_train()
     target = device_or_skip(device)
