@@ -26,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.record import kept_rows, write_record
 from benchmarks.step_variants import BATCH, CLASSES, VARIANTS
-from qkd.training import FUSION
+from qkd.compiling import FUSION
 from qkd.training_run import keep_freed_memory
 
 TARGETS = {False: 1.6, True: 1.25}

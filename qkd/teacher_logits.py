@@ -1,7 +1,8 @@
 """What a frozen teacher says to each training view, kept on disk: formats and arms that share views ask it once.
 
 A view is a function of (seed, pass, epoch), so logits are kept by epoch under the hash of the whole view: images,
-border and mirroring, seed, place of the pass, batch size, precision, and the teacher's weights.
+border and mirroring, seed, place of the pass, batch size, precision, and the teacher's weights. Where views are the
+images themselves, the teacher is asked about each image once.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from qkd import __version__, parallel
 from qkd.accelerator import training_device
+from qkd.augment import Views
 from qkd.checkpoint import read_tensors, write_tensors
 from qkd.digests import array_sha256, digest, network_sha256
 from qkd.state import TrainState
@@ -44,8 +46,8 @@ class TeacherLogits:
         self.known_NK = None if content is None else content["logits"]
 
     @torch.no_grad()
-    def batch(self, images: Tensor, position: slice) -> Tensor:
-        """Logits of the views at `position` in the epoch's order."""
+    def batch(self, images: Tensor, position: slice, index_N: Tensor) -> Tensor:
+        """Logits of the views at `position` in the epoch's order; they are of the images `index_N`."""
         if self.known_NK is not None:
             return self.known_NK[position].to(images.device)
         logits_NK = self.respond(images)
@@ -63,15 +65,65 @@ class TeacherLogits:
         return (self.folder or Path()) / f"epoch_{epoch:04}.pt"
 
 
+class LogitsOfImages(TeacherLogits):
+    """The logits of a data set that is not augmented: of each image, whatever the epoch and the order.
+
+    Parameters
+    ----------
+    respond, folder
+        As above.
+    state : TrainState
+        Whose training images the teacher is asked about, in their own order, in the first step.
+    batch_size : int
+        Images that it is asked about at once.
+    """
+
+    def __init__(self, respond: Response, folder: Path | None, state: TrainState, batch_size: int) -> None:
+        super().__init__(respond, folder)
+        self.state = state
+        self.batch_size = batch_size
+
+    def begin(self, epoch: int) -> None:
+        """Epochs are alike here."""
+
+    @torch.no_grad()
+    def batch(self, images: Tensor, position: slice, index_N: Tensor) -> Tensor:
+        """Logits of the images `index_N`."""
+        if self.known_NK is None:
+            self.known_NK = self._read_or_ask()
+        return self.known_NK[index_N].to(images.device)
+
+    def end(self, epoch: int) -> None:
+        """Nothing is left to keep."""
+
+    def _read_or_ask(self) -> Tensor:
+        file = self.folder / "images.pt" if self.folder else None
+        content = read_tensors(file) if file else None
+        if content is not None:
+            return torch.as_tensor(content["logits"])
+        views, unused = Views(self.state.data, training_device(self.state.settings)), torch.Generator()
+        every = torch.split(torch.arange(len(self.state.data.train)), self.batch_size)
+        logits_NK = torch.cat([self.respond(views.batch(index_N, unused)).cpu() for index_N in every])
+        if file:
+            write_tensors(file, {"logits": logits_NK})
+        return logits_NK
+
+
+def augmented(state: TrainState) -> bool:
+    """Whether an image looks different from epoch to epoch."""
+    return state.data.crop_padding > 0 or state.data.flip
+
+
 def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
     """Hash of all that a pass's views and the teacher's answers to them depend on."""
     data, settings = state.data, state.settings
     device = training_device(settings).type
     other_device = () if device == "cpu" else (device,)
+    drawn = (settings.seed, len(state.passes)) if augmented(state) else (None, None)
     return digest(
-        array_sha256(data.train.images), data.train.images.shape, data.crop_padding, data.flip, settings.seed,
-        len(state.passes), batch_size, settings.mixed_precision, settings.compile, torch.get_num_threads(),
-        torch.__version__, __version__, parallel.rank(), parallel.world_size(), network_sha256(teacher), *other_device,
+        array_sha256(data.train.images), data.train.images.shape, data.crop_padding, data.flip, *drawn, batch_size,
+        settings.mixed_precision, settings.compile, torch.get_num_threads(), torch.__version__, __version__,
+        parallel.rank(), parallel.world_size(), network_sha256(teacher), *other_device,
     )[:32]  # fmt: skip
 
 
@@ -79,4 +131,6 @@ def kept_logits(state: TrainState, teacher: nn.Module, batch_size: int, respond:
     """The logits of the next pass, kept beside the passes of its run."""
     own = state.checkpoint_folder()
     folder = own.parent.parent / FOLDER / view_key(state, teacher, batch_size) if own else None
-    return TeacherLogits(respond, folder)
+    if augmented(state):
+        return TeacherLogits(respond, folder)
+    return LogitsOfImages(respond, folder, state, batch_size)

@@ -5,8 +5,6 @@ a run that is killed and started again computes the same bits as one that was no
 """
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +16,11 @@ from qkd import parallel
 from qkd.accelerator import CPU, precision, training_device
 from qkd.augment import Views
 from qkd.checkpoint import CHECKPOINT, OF_ANOTHER_RECIPE, load_weights, read_tensors, write_tensors
+from qkd.compiling import compiled
 from qkd.dampening import dampen, dampening_strength
 from qkd.errors import RecipeError
 from qkd.evaluation import top1
-from qkd.job import Job, Loss
+from qkd.job import Job
 from qkd.journal import Journal
 from qkd.levels import WeightLevels
 from qkd.optimisation import make_optimiser, one_cycle, parameter_groups
@@ -32,10 +31,6 @@ from qkd.teacher_logits import TeacherLogits, kept_logits
 
 DIVERGED = 1e4
 """A mean loss beyond this has left every useful region; cross-entropy over a million classes starts at 14."""
-
-FUSION = {"realize_reads_threshold": 16, "realize_opcount_threshold": 80}
-"""Inductor's limits of what it computes again rather than keeps: by its own, a backward pass writes every quantizer's
-x / step to memory and reads it twice, which doubles what quantizing costs."""
 
 
 def fit(job: Job, state: TrainState) -> TrainState:
@@ -71,7 +66,7 @@ class _Run:
         self.optimiser = make_optimiser(job.optimiser, groups, settings)
         torch.compiler.reset()  # each pass has its own networks; graphs of the last one would count against the limit
         self.part = parallel.my_part(self.batch_size)
-        self.loss = _compiled(job, state)
+        self.loss = compiled(job, state)
         self.teacher = _responses(job.teacher, state, self.batch_size)
         self.journal: Journal | None = None
         self.epoch = 0
@@ -143,8 +138,7 @@ class _Run:
         labels = self.labels[index_N[self.part]].to(self.device)
         self.optimiser.zero_grad(set_to_none=True)
         with precision(self.state.settings, self.device):
-            known = () if self.teacher is None else (self.teacher.batch(images, self._position(number)),)
-            loss = self.loss(images, labels, *known)
+            loss = self.loss(images, labels, *self._answers(images, number, index_N))
         loss.backward()  # type: ignore[no-untyped-call]
         parallel.average_gradients(self.parameters)
         dampen(self.networks, dampening_strength(self._progress(number), self.state.settings.quantizer.dampening))
@@ -154,6 +148,12 @@ class _Run:
         for levels in self.learned_levels:
             levels.sort()
         return float(loss.detach())
+
+    def _answers(self, images: Tensor, number: int, index_N: Tensor) -> tuple[Tensor, ...]:
+        """The teacher's logits, where the job has one."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher.batch(images, self._position(number), index_N[self.part]),)
 
     def _progress(self, number: int) -> float:
         """Share of the pass that lies behind the middle of a step."""
@@ -269,13 +269,3 @@ def _responses(teacher: nn.Module | None, state: TrainState, batch_size: int) ->
     logits = kept_logits(state, teacher, batch_size, teacher.eval())
     teacher.to(training_device(state.settings))  # only now: the key of kept logits is made in main memory
     return logits
-
-
-def _compiled(job: Job, state: TrainState) -> Loss:
-    """Quantizers are worth compiling; a float network's step became no faster (measured on ResNet-8)."""
-    if not state.settings.compile or "quantized" not in job.learners:
-        return job.loss
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        state.session.reporter.say("train.compile needs a C++ compiler (g++); training goes on without, more slowly")
-        return job.loss
-    return torch.compile(job.loss, dynamic=False, options=dict(FUSION))

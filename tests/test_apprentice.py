@@ -14,6 +14,7 @@ from qkd.passes.apprentice import Apprentice, first_student
 from qkd.passes.pretrain import Pretrain
 from qkd.passes.quantize import Quantize
 from qkd.passes.self_study import SelfStudy
+from qkd.passes.tutoring import Tutoring
 from qkd.pipeline import check_order, run_passes
 from qkd.state import Session, TrainState, student_is_quantized
 from qkd.teacher_logits import FOLDER
@@ -94,6 +95,22 @@ def test_the_teacher_is_not_asked_about_views_it_has_seen(tmp_path: Path) -> Non
     again = replace(state, session=Session(tuple(tmp_path / "passes" / f"y{i}" for i in range(2))))
     again.teacher.forward = silent
     assert Apprentice("B", 2)(again).history
+
+
+def test_without_augmentation_the_teacher_is_asked_about_each_image_once(tmp_path: Path) -> None:
+    state = taught()
+    plain = replace(state, data=replace(state.data, crop_padding=0, flip=False))
+    asked: list[int] = []
+    plain.teacher.register_forward_pre_hook(lambda _, images: asked.append(len(images[0])))
+    online = Tutoring(4)(untrained_but_quantized(plain))
+    assert sum(asked) == len(plain.data.train)
+    kept, again = (
+        Tutoring(4)(replace(untrained_but_quantized(plain), session=Session((tmp_path, tmp_path / "passes" / arm))))
+        for arm in ("a", "b")
+    )
+    assert sum(asked) == 2 * len(plain.data.train)
+    assert same_weights(online.quantized, kept.quantized)
+    assert same_weights(online.quantized, again.quantized)
 
 
 @pytest.mark.parametrize("change", ["padding", "seed", "teacher", "batch size", "pass"])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 
+from qkd.compiling import FUSION
 from qkd.quantizer import (
     CodeRange,
     LearnedStep,
@@ -24,7 +25,6 @@ from qkd.quantizer import (
     to_codes,
     weight_range,
 )
-from qkd.training import FUSION
 
 RANGES = [weight_range(b) for b in (2, 3, 4, 8)] + [weight_range("ternary"), CodeRange(0, 15), CodeRange(0, 255)]
 
