@@ -232,7 +232,7 @@ class _Run:
         self.epoch, self.seconds = content["epoch"], content["seconds"]
         self.history = [HistoryPoint(**point) for point in content["history"]]
         self.best = {role: _Snapshot(top, weights) for role, (top, weights) in content["best"].items()}
-        self.stopped = content["stopped"]
+        self.stopped = content.get("stopped")
 
     def _save(self) -> None:
         folder = self.state.checkpoint_folder()
