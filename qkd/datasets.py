@@ -53,6 +53,11 @@ class Dataset:
     """What a reader of scores must know."""
 
     @property
+    def augmented(self) -> bool:
+        """Whether a training image looks different from epoch to epoch."""
+        return self.crop_padding > 0 or self.flip
+
+    @property
     def input_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of an image."""
         height, width, channels = self.train.images.shape[1:]

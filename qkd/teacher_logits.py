@@ -72,15 +72,15 @@ class LogitsOfImages(TeacherLogits):
     ----------
     respond, folder
         As above.
-    state : TrainState
-        Whose training images the teacher is asked about, in their own order, in the first step.
+    views : Views
+        The training images, about which the teacher is asked in their own order, in the first step.
     batch_size : int
         Images that it is asked about at once.
     """
 
-    def __init__(self, respond: Response, folder: Path | None, state: TrainState, batch_size: int) -> None:
+    def __init__(self, respond: Response, folder: Path | None, views: Views, batch_size: int) -> None:
         super().__init__(respond, folder)
-        self.state = state
+        self.views = views
         self.batch_size = batch_size
 
     def begin(self, epoch: int) -> None:
@@ -101,17 +101,12 @@ class LogitsOfImages(TeacherLogits):
         content = read_tensors(file) if file else None
         if content is not None:
             return torch.as_tensor(content["logits"])
-        views, unused = Views(self.state.data, training_device(self.state.settings)), torch.Generator()
-        every = torch.split(torch.arange(len(self.state.data.train)), self.batch_size)
-        logits_NK = torch.cat([self.respond(views.batch(index_N, unused)).cpu() for index_N in every])
+        every, unused = torch.arange(len(self.views.padded_NHWC)), torch.Generator()
+        batches = (self.views.batch(index_N, unused) for index_N in torch.split(every, self.batch_size))
+        logits_NK = torch.cat([self.respond(images).cpu() for images in batches])
         if file:
             write_tensors(file, {"logits": logits_NK})
         return logits_NK
-
-
-def augmented(state: TrainState) -> bool:
-    """Whether an image looks different from epoch to epoch."""
-    return state.data.crop_padding > 0 or state.data.flip
 
 
 def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
@@ -119,7 +114,7 @@ def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
     data, settings = state.data, state.settings
     device = training_device(settings).type
     other_device = () if device == "cpu" else (device,)
-    drawn = (settings.seed, len(state.passes)) if augmented(state) else (None, None)
+    drawn = (settings.seed, len(state.passes)) if data.augmented else ()
     return digest(
         array_sha256(data.train.images), data.train.images.shape, data.crop_padding, data.flip, *drawn, batch_size,
         settings.mixed_precision, settings.compile, torch.get_num_threads(), torch.__version__, __version__,
@@ -127,10 +122,12 @@ def view_key(state: TrainState, teacher: nn.Module, batch_size: int) -> str:
     )[:32]  # fmt: skip
 
 
-def kept_logits(state: TrainState, teacher: nn.Module, batch_size: int, respond: Response) -> TeacherLogits:
+def kept_logits(
+    state: TrainState, teacher: nn.Module, views: Views, batch_size: int, respond: Response
+) -> TeacherLogits:
     """The logits of the next pass, kept beside the passes of its run."""
     own = state.checkpoint_folder()
     folder = own.parent.parent / FOLDER / view_key(state, teacher, batch_size) if own else None
-    if augmented(state):
+    if state.data.augmented:
         return TeacherLogits(respond, folder)
-    return LogitsOfImages(respond, folder, state, batch_size)
+    return LogitsOfImages(respond, folder, views, batch_size)

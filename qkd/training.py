@@ -67,7 +67,7 @@ class _Run:
         torch.compiler.reset()  # each pass has its own networks; graphs of the last one would count against the limit
         self.part = parallel.my_part(self.batch_size)
         self.loss = compiled(job, state)
-        self.teacher = _responses(job.teacher, state, self.batch_size)
+        self.teacher = _responses(job.teacher, state, self.views, self.batch_size)
         self.journal: Journal | None = None
         self.epoch = 0
         self.seconds = 0.0
@@ -263,9 +263,9 @@ class _Snapshot:
     weights: dict[str, Tensor]
 
 
-def _responses(teacher: nn.Module | None, state: TrainState, batch_size: int) -> TeacherLogits | None:
+def _responses(teacher: nn.Module | None, state: TrainState, views: Views, batch_size: int) -> TeacherLogits | None:
     if teacher is None:
         return None
-    logits = kept_logits(state, teacher, batch_size, teacher.eval())
+    logits = kept_logits(state, teacher, views, batch_size, teacher.eval())
     teacher.to(training_device(state.settings))  # only now: the key of kept logits is made in main memory
     return logits

@@ -119,8 +119,7 @@ def wrongly_labelled(state: TrainState) -> TrainState:
 def test_co_study_stops_when_the_teacher_falls_and_says_so(ready: TrainState, tmp_path: Path) -> None:
     state, before = wrongly_labelled(ready), top1(ready.teacher, ready.data.validation)
     stopping = CoStudy(9, teacher_learning_rate=0.5, largest_teacher_fall=10.0)
-    folders = (*[tmp_path] * len(state.passes), tmp_path)
-    kept = replace(state, session=Session(folders))
+    kept = replace(state, session=Session((tmp_path,) * (len(state.passes) + 1)))
     after = stopping(kept)
     fact, curve = after.passes[-1], [p.teacher_top1 for p in after.history if p.pass_name == "co_study"]
     assert 1 <= fact.epochs == len(curve) < 9
