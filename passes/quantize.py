@@ -16,7 +16,7 @@ from qkd.state import TrainState, student_is_quantized, student_is_trained
 
 @dataclass(frozen=True)
 class Quantize:
-    """Steps by least squares (ternary: Ternary Weight Networks), activations on one batch, then batch norm.
+    """Steps by least squares, those of activations on one batch, then batch norm.
 
     Without the re-estimated statistics the float weights lose tens of points at low bits, and training starts there.
     The recipe's `train.quantizer` says how else weights are rounded.

@@ -212,13 +212,15 @@ class LearnedStep(nn.Module):
 
 @torch.no_grad()
 def ternary_step(weight_OK: Tensor) -> Tensor:
-    """Scale of ternary weights for each row: the mean magnitude above 0.7 · E|w|.
+    """Scale of ternary weights for each row that leaves the smallest squared error; shape (O, K) → (O, 1).
 
-    Equations 6 and 7 of Ternary Weight Networks (Li, Zhang, Liu 2016, arXiv 1605.04711); shape (O, K) → (O, 1).
+    Keeping the k largest magnitudes, at their mean, leaves Σw² − (Σ kept)² / k: equation 5 of Ternary Weight Networks
+    (Li, Zhang, Liu 2016, arXiv 1605.04711), which is searched here. The paper's 0.7 · E|w| approximates its threshold.
     """
-    magnitude = weight_OK.abs()
-    large = magnitude > 0.7 * magnitude.mean(dim=1, keepdim=True)
-    return (magnitude * large).sum(dim=1, keepdim=True) / large.sum(dim=1, keepdim=True).clamp(min=1)
+    sums = weight_OK.abs().sort(dim=1, descending=True).values.cumsum(dim=1)
+    kept = torch.arange(1, sums.shape[1] + 1, dtype=sums.dtype, device=sums.device)
+    best = (sums.square() / kept).argmax(dim=1, keepdim=True)
+    return sums.gather(1, best) / (best + 1)
 
 
 @torch.no_grad()
@@ -235,7 +237,7 @@ def least_squares_step(x_OK: Tensor, codes: CodeRange) -> Tensor:
 
 
 def initial_weight_step(weight: Tensor, codes: CodeRange, per_channel: bool) -> Tensor:
-    """Where a weight's step starts: TWN's scale for ternary, least squares otherwise; (O, ...) → (O, 1) or (1, 1)."""
+    """Where a weight's step starts: where the squared error is least; (O, ...) → (O, 1) or (1, 1)."""
     rows = weight.detach().reshape(weight.shape[0] if per_channel else 1, -1)
     return ternary_step(rows) if codes.magnitude == 1 else least_squares_step(rows, codes)
 

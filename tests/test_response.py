@@ -1,12 +1,14 @@
 """The distillation loss against closed forms, to 1e-6 in float64."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy, softmax
 
-from qkd.distill.response import ResponseLoss, softened_kl
+from qkd.distill.response import ResponseLoss, full_cross_entropy, softened_kl
 
 EXACT = {"abs": 1e-6, "rel": 1e-6}
 
@@ -45,6 +47,22 @@ def test_equal_logits_have_no_divergence_and_no_gradient() -> None:
     assert loss.item() == pytest.approx(0, abs=1e-12)
     assert student.grad is not None
     assert student.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("loss", [lambda z, t: softened_kl(z, t, 2.0), full_cross_entropy], ids=["kl", "cross_entropy"])
+def test_logits_in_bfloat16_lose_nothing_more_in_the_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    teacher = logits(1).bfloat16()
+    student = (teacher * 1.02).requires_grad_()  # that nearly agrees: products of bfloat16 erred by tenths there
+    exact = student.detach().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        of_half = loss(student, teacher)
+    of_exact = loss(exact, teacher.float())
+    assert of_half.item() == of_exact.item()
+    of_half.backward()
+    of_exact.backward()
+    assert student.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(student.grad, exact.grad.bfloat16())
 
 
 def test_the_target_is_detached() -> None:

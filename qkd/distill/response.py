@@ -8,6 +8,7 @@ Hinton, Vinyals, Dean 2015 (arXiv 1503.02531). With p = softmax(z / T), the stud
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
@@ -45,10 +46,15 @@ def softened_kl(logits_NK: Tensor, target_NK: Tensor, temperature: float) -> Ten
     temperature : float
         Above 1 it softens both; T² keeps the gradient's size.
     """
-    log_p, log_target = (log_softmax(z / temperature, dim=1) for z in (logits_NK, target_NK))
+    log_p, log_target = (log_softmax(_at_least_float32(z) / temperature, dim=1) for z in (logits_NK, target_NK))
     return temperature**2 * kl_div(log_p, log_target, reduction="batchmean", log_target=True)
 
 
 def full_cross_entropy(logits_NK: Tensor, target_NK: Tensor) -> Tensor:
     """H(softmax(target), softmax(logits)), the mean over the N samples: nothing is softened (Apprentice's γ term)."""
-    return cross_entropy(logits_NK, softmax(target_NK, dim=1))
+    return cross_entropy(_at_least_float32(logits_NK), softmax(_at_least_float32(target_NK), dim=1))
+
+
+def _at_least_float32(logits_NK: Tensor) -> Tensor:
+    """Autocast gives bfloat16, in which a KL between networks that nearly agree is all rounding."""
+    return logits_NK.to(torch.promote_types(logits_NK.dtype, torch.float32))
