@@ -145,10 +145,10 @@ def measure(graph: QuantGraph, target: Target, simulator: str | None) -> tuple[d
     library, proof, run = measure_network(graph, target)
     has_peer = any(core == target.name for core, _ in CMSIS_NN)
     generic = None if has_peer else generic_instructions(graph, target)
-    return {**_row(library, proof, run, _estimate(run, target, simulator)), "generic_instructions": generic}, run
+    return {**_row(library, proof, run, estimated(run, target, simulator)), "generic_instructions": generic}, run
 
 
-def _estimate(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
+def estimated(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
     """By llvm-mca where it has the better model and is installed, else by class of instruction."""
     if target.name in SIMULATIONS:
         return simulate_cycles(run, target, simulator) if simulator else None

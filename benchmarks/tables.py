@@ -62,6 +62,15 @@ SECTIONS = (
                    "elements")),),
     ),
     Section(
+        "codebook", "Learned points on a device",
+        "ResNet-8 with a codebook in its inner layers, three epochs after the float student, one seed; `test` is the "
+        "integer graph's. `paper_bytes` is the size as Polino et al. count it, `flash_bytes` that of the ELF sections. "
+        "Indices are looked up into the scratch where that is estimated to be faster, or (\"lookup\") as they are "
+        "multiplied. Executed instructions, exact; cycles are estimates.",
+        (("rows", ("bits", "core", "in_flash", "test", "paper_bytes", "flash_bytes", "arena_bytes", "instructions",
+                   "cycles_estimate", "differing", "elements", "note")),),
+    ),
+    Section(
         "aarch64", "AArch64 kernels",
         "Executed instructions of one inference in user-mode emulation, exact; cycles are llvm-mca estimates.",
         (("rows", ("engine", "core", "network", "bits", "weights", "instructions", "cycles_estimate", "text_bytes",

@@ -1,11 +1,15 @@
 """One way to compute one operator on one device: a TIR function, its constants and what it needs."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from qkd.tir import Program
 
 PrimFunc: TypeAlias = Any  # tvm.tirx.PrimFunc; this file must not load tvm
 
@@ -24,7 +28,7 @@ class Kernel:
     op: str
     variant: str
     """Name of the template and its parameters, e.g. `generic` or `smlad_2x2`."""
-    build: Callable[[str], PrimFunc]
+    build: Program
     constants: tuple[Constant, ...]
     scratch_bytes: int = 0
     in_place: bool = False

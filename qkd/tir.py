@@ -52,6 +52,7 @@ __all__ = [
     "Operand",
     "Param",
     "Pointer",
+    "Program",
     "Register",
     "array",
     "branch",
@@ -157,6 +158,11 @@ class Pointer:
         size = int(self._buffer.shape[0]) * _bits(self.dtype) // _bits(dtype)
         return Pointer(T.decl_buffer((size,), dtype, data=self._buffer.data, layout=None), dtype)
 
+    def part(self, start: int, dtype: str, elements: int) -> "Pointer":
+        """Memory from element `start` on, as if it were a parameter of its own."""
+        handle = T.Bind(T.address_of(self._buffer[start]), T.handle(dtype).ty)
+        return Pointer(T.decl_buffer((elements,), dtype, data=handle, layout=None), dtype)
+
 
 class Register:
     """A variable of the device; LLVM keeps it in a register where one is free."""
@@ -249,6 +255,20 @@ def function(
         with T.attr(tirx.const(0, "int32"), "pragma_import_llvm", PRELUDE + prelude):
             body(*pointers)
     return builder.get()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A kernel before it has a name: what `function` records, also as a part of another kernel."""
+
+    params: tuple[Param, ...]
+    body: Callable[..., None]
+    may_alias: bool = False
+    prelude: str = ""
+
+    def __call__(self, symbol: str) -> PrimFunc:
+        """Record it under a C name."""
+        return function(symbol, self.params, self.body, may_alias=self.may_alias, prelude=self.prelude)
 
 
 def _node(index: Operand) -> Any:

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from qkd import reference
-from qkd.graph import QuantGraph, Reshape, Value
+from qkd.graph import QuantGraph, Reshape
 from qkd.targets import load_target
-from qkd.targets.kernels import choose_kernels
 from qkd.targets.kernels.generic import kernels as generic_kernels
 from qkd.targets.runners import run_on
 from tests.lowering import lowered
@@ -106,36 +104,6 @@ def test_pools_and_an_add_equal_the_reference(g: Geometry, source: str, pooled: 
     height, width = graph.values[x].shape[1:3]
     y = graph.average_pool(x, (min(2, height), min(3, width)), pooled)
     assert_host_equals_reference(graph.build(y))
-
-
-def with_codebook(graph: RandomGraph, name: str, codebook: NDArray[np.int8]) -> Value:
-    """Give a weight random indices into a codebook."""
-    old = graph.values[name]
-    indices = np.random.default_rng(0).integers(0, codebook.shape[-1], old.shape).astype(np.int8)
-    limits = int(codebook.min()), int(codebook.max())
-    graph.values[name] = Value(name, old.shape, "int8", old.qparams, *limits, indices, codebook)
-    return graph.values[name]
-
-
-@pytest.mark.parametrize(
-    ("kind", "rows", "count", "bits"),
-    [("conv", (), 4, 2), ("conv", (6,), 16, 4), ("depthwise", (6,), 3, 2), ("fully_connected", (), 11, 4),
-     ("fully_connected", (6,), 20, 8)],
-)  # fmt: skip
-def test_weights_with_a_codebook_stay_indices_in_flash(kind: str, rows: tuple[int, ...], count: int, bits: int) -> None:
-    graph = RandomGraph(0, (4, 5, 6))
-    codebook = np.random.default_rng(1).integers(-127, 128, (*rows, count)).astype(np.int8)
-    source = graph.flatten(graph.input) if kind == "fully_connected" else graph.input
-    options = {"out": 6, "weight": "8"} | ({"kernel": (3, 3)} if kind != "fully_connected" else {"activation": "s8"})
-    if kind == "depthwise":
-        del options["out"]
-    y = getattr(graph, kind)(source, **options)
-    weight = with_codebook(graph, graph.ops[-1].weight, codebook)  # type: ignore[union-attr]
-    built = graph.build(y)
-    kernel = choose_kernels(built, load_target("cortex_m4"))[-1]
-    taps = weight.elements // 6
-    assert kernel.constants[0].nbytes == 6 * -(-taps * bits // 8)
-    assert_host_equals_reference(built)
 
 
 @pytest.mark.parametrize(("weight", "packed_bytes"), [("ternary", 12), ("2", 12), ("4", 20), ("8", 36)])

@@ -7,7 +7,7 @@ from qkd.errors import DoesNotFitError
 from qkd.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.target import InstructionSet, Target
-from qkd.targets.kernels import armv6_m, armv7e_m, armv8_1_m_mve, armv8_a, generic_cost
+from qkd.targets.kernels import armv6_m, armv7e_m, armv8_1_m_mve, armv8_a, codebook, generic_cost
 from qkd.targets.kernels.candidate import Offer
 from qkd.targets.kernels.choice import Choice, choose, flash_byte_cycles
 
@@ -65,16 +65,13 @@ def choices(graph: QuantGraph, target: Target, scratch_cap_bytes: int | None = N
 
 def offers(graph: QuantGraph, op: Op, target: Target) -> Iterator[Offer]:
     """All that the families of a device offer for an operator, in their order."""
-    for family in _families(graph, op, target):
-        yield from family(graph, op, target)
-
-
-def _families(graph: QuantGraph, op: Op, target: Target) -> tuple[Family, ...]:
-    """Those of the instruction set; only the generic one keeps a codebook's indices packed in flash."""
     weighted = Conv2d | Conv2dAdd | DepthwiseConv2d | FullyConnected
     if isinstance(op, weighted) and graph.values[op.weight].codebook is not None:
-        return (generic_cost.candidates,)
-    return FAMILIES[target.instruction_set]
+        yield from codebook.candidates(graph, op, target, lambda plain: offers(plain, op, target))
+        yield from generic_cost.candidates(graph, op, target)
+        return
+    for family in FAMILIES[target.instruction_set]:
+        yield from family(graph, op, target)
 
 
 def _too_much_scratch(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from qkd.graph import Op, QuantGraph, op_inputs
 from qkd.kernel import Constant, Kernel
 from qkd.targets.kernels.armv8_a_neon import PRELUDE
-from qkd.tir import Param, Pointer, function
+from qkd.tir import Param, Pointer, Program
 
 
 def build_kernel(
@@ -29,7 +29,7 @@ def build_kernel(
     return Kernel(
         op.name,
         variant,
-        lambda symbol: function(symbol, params, record, may_alias=in_place, prelude=PRELUDE),
+        Program(tuple(params), record, may_alias=in_place, prelude=PRELUDE),
         tuple(constants),
         scratch_bytes,
         in_place,

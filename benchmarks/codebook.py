@@ -1,0 +1,119 @@
+"""What learned points cost on a device: ResNet-8 with its indices or its codes in flash, looked up in two ways.
+
+`python -m benchmarks.codebook --cifar FOLDER` trains learned points on CIFAR-10 as the study does (`--out` may be the
+study's folder; the float networks take twenty minutes of two cores, a format three minutes of one), proves each library
+in the emulator and writes results/codebook.json. `paper_bytes` is the size that Polino et al. count, Huffman codes and
+two floats a bucket; `flash_bytes` are those of the ELF sections. "lookup" multiplies with what it looks up, weight by
+weight and pixel by pixel; "indices" looks all weights up first, where that is estimated to be faster; "int8" stores the
+codes. Rows of the record that a run does not measure again stay.
+"""
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cortex_m import estimated
+from benchmarks.cycle_estimate import simulator_version
+from benchmarks.record import kept_rows, write_record
+from benchmarks.study import integer_scores, with_weights
+from benchmarks.study_arms import as_recipe, cifar, methods
+from qkd.bits import Bits
+from qkd.freeze import freeze
+from qkd.graph import QuantGraph, Reshape
+from qkd.kernel import Kernel
+from qkd.paper_size import paper_bytes
+from qkd.passes import build_train_passes
+from qkd.progress import Silent
+from qkd.state import TrainState
+from qkd.target import Target
+from qkd.targets import load_target
+from qkd.targets.kernels import choose_kernels, generic
+from qkd.targets.runners import open_runner
+from qkd.training_run import train
+from qkd.verification import verify
+from tests.lowering import lowered
+
+CORES = ("cortex_m0plus", "cortex_m4", "cortex_m55", "cortex_a53", "cortex_a76")
+FORMATS = ("W4A8", "W2A8")
+NETWORK, METHOD, SEED = "resnet8", "quantization_points", 0
+SAMPLES = 4
+KEY = ("bits", "core", "in_flash")
+
+
+def main() -> None:
+    """Measure what was asked for and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar", type=Path, required=True, help="folder of CIFAR-10's parquet files")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the trained networks")
+    parser.add_argument("--bits", nargs="+", default=FORMATS)
+    parser.add_argument("--cores", nargs="+", choices=CORES, default=CORES)
+    parser.add_argument("--llvm-mca", default="llvm-mca-19", help="estimates the cycles of M55 and AArch64")
+    options = parser.parse_args()
+    simulator = shutil.which(options.llvm_mca)
+    rows: list[dict[str, Any]] = []
+    for bits in options.bits:
+        state = trained(options.cifar, options.out, bits)
+        graph = freeze(state.student_to_train(), NETWORK)
+        images = state.data.test.codes()[:SAMPLES]
+        known = {
+            "bits": bits,
+            "test": integer_scores(state)["test"],
+            "paper_bytes": paper_bytes(state.student_to_train()),
+            "note": next(fact.note for fact in state.passes if fact.name == METHOD),
+        }
+        for core in options.cores:
+            for in_flash, stored, kernels in _ways(graph, load_target(core)):
+                cost = measure(stored, load_target(core), kernels, images, simulator)
+                rows.append({**known, "core": core, "in_flash": in_flash, **cost})
+                print(rows[-1], flush=True)
+    rows = kept_rows("codebook", rows, KEY) + rows
+    print(write_record("codebook", rows, samples=SAMPLES, estimator=simulator and simulator_version(simulator)))
+
+
+def trained(folder: Path, out: Path, bits: str) -> TrainState:
+    """The study's student with learned points, trained or read back."""
+    setting = with_weights(cifar(folder, NETWORK), out)
+    recipe = as_recipe(setting, methods(setting, bits)[METHOD], bits, SEED)
+    return train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), out / NETWORK, Silent())
+
+
+def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, QuantGraph, list[Kernel] | None]]:
+    """What lies in flash, the graph that says so, and the kernels; None: as the device has it best."""
+    plain = {name: replace(value, data=value.codes.astype(np.int8), codebook=None)
+             for name, value in graph.values.items() if value.codebook is not None}  # fmt: skip
+    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    lookup = [
+        next(iter(generic.kernels(graph, op, target))) if getattr(op, "weight", None) in plain else kernel
+        for op, kernel in zip(ops, choose_kernels(graph, target), strict=True)
+    ]
+    yield "indices", graph, None
+    yield "indices, lookup", graph, lookup
+    yield "int8", replace(graph, values={**graph.values, **plain}), None
+
+
+def measure(
+    graph: QuantGraph, target: Target, kernels: list[Kernel] | None, images: np.ndarray[Any, Any], simulator: str | None
+) -> dict[str, Any]:
+    """Prove a library on images and count one inference."""
+    library = lowered(graph, target, kernels)
+    with open_runner(library) as runner:
+        proof, run = verify(library, images, runner), runner(images[:1], profile=True)
+    cycles = estimated(run, target, simulator)
+    return {
+        "instructions": run.instructions,
+        "cycles_estimate": cycles and cycles.cycles,
+        "flash_bytes": library.flash_bytes,
+        "arena_bytes": library.graph.arena_bytes,
+        "variants": [kernel.variant for kernel in library.kernels],
+        "differing": proof.differing,
+        "elements": proof.elements,
+    }
+
+
+if __name__ == "__main__":
+    main()
