@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.cortex_m import estimated
 from benchmarks.cycle_estimate import simulator_version
@@ -28,11 +29,13 @@ from qkd.graph import QuantGraph, Reshape
 from qkd.kernel import Kernel
 from qkd.paper_size import paper_bytes
 from qkd.passes import build_train_passes
+from qkd.passes.fuse_adds import FuseAdds
 from qkd.progress import Silent
 from qkd.state import TrainState
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels, generic
+from qkd.targets.kernels.fusing import adds_that_pay
 from qkd.targets.runners import open_runner
 from qkd.training_run import train
 from qkd.verification import verify
@@ -82,22 +85,30 @@ def trained(folder: Path, out: Path, bits: str) -> TrainState:
     return train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), out / NETWORK, Silent())
 
 
-def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, QuantGraph, list[Kernel] | None]]:
-    """What lies in flash, the graph that says so, and the kernels; None: as the device has it best."""
-    plain = {name: replace(value, data=value.codes.astype(np.int8), codebook=None)
-             for name, value in graph.values.items() if value.codebook is not None}  # fmt: skip
-    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
-    lookup = [
-        next(iter(generic.kernels(graph, op, target))) if getattr(op, "weight", None) in plain else kernel
-        for op, kernel in zip(ops, choose_kernels(graph, target), strict=True)
-    ]
-    yield "indices", graph, None
-    yield "indices, lookup", graph, lookup
-    yield "int8", replace(graph, values={**graph.values, **plain}), None
+def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, QuantGraph, list[Kernel]]]:
+    """What lies in flash, the graph that says so, and its kernels."""
+    fused, kernels = _best(graph, target)
+    yield "indices", fused, kernels
+    ops = [op for op in fused.ops if not isinstance(op, Reshape)]
+    yield (
+        "indices, lookup",
+        fused,
+        [
+            next(iter(generic.kernels(fused, op, target))) if kernel.variant.startswith("codebook_") else kernel
+            for op, kernel in zip(ops, kernels, strict=True)
+        ],
+    )
+    plain = {n: value if value.codebook is None else value.without_codebook() for n, value in graph.values.items()}
+    yield "int8", *_best(replace(graph, values=plain), target)
+
+
+def _best(graph: QuantGraph, target: Target) -> tuple[QuantGraph, list[Kernel]]:
+    fused = FuseAdds(adds_that_pay(graph, target))(graph)
+    return fused, list(choose_kernels(fused, target))
 
 
 def measure(
-    graph: QuantGraph, target: Target, kernels: list[Kernel] | None, images: np.ndarray[Any, Any], simulator: str | None
+    graph: QuantGraph, target: Target, kernels: list[Kernel], images: NDArray[np.int8], simulator: str | None
 ) -> dict[str, Any]:
     """Prove a library on images and count one inference."""
     library = lowered(graph, target, kernels)

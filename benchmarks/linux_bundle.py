@@ -15,8 +15,8 @@ from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.bundle import BundleFacts, write_bundle
-from qkd.compile import build, plan
 from qkd.errors import InvariantError
+from qkd.planning import build, plan
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
 from qkd.targets.shared_library import shared_library_bytes

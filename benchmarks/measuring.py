@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from qkd.bits import Bits
-from qkd.compile import build, plan
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph, Reshape
 from qkd.graph_file import load_graph
 from qkd.lower import Library, lower
 from qkd.passes.plan_memory import PlanMemory
+from qkd.planning import build, plan
 from qkd.recipe import BudgetSpec
 from qkd.target import Target
 from qkd.targets.kernels import generic

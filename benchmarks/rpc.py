@@ -13,10 +13,10 @@ from typing import Any
 from benchmarks.emulated_board import make_board, server_command
 from benchmarks.record import write_record
 from benchmarks.rpc_servers import server, tracker
-from qkd.compile import build, plan
 from qkd.errors import ToolError
 from qkd.graph_inputs import graphs_with_inputs
 from qkd.lower import Library
+from qkd.planning import build, plan
 from qkd.profiling import profile
 from qkd.targets import load_target
 from qkd.targets.rpc import BoardAddress

@@ -63,10 +63,10 @@ def lower(
 ) -> None:
     """Lower a frozen graph for one device and say what it takes."""
     from qkd.archive import archive
-    from qkd.compile import build, plan
     from qkd.files import write_atomic
     from qkd.graph_file import load_graph
     from qkd.header import c_header
+    from qkd.planning import build, plan
     from qkd.recipe import BudgetSpec
     from qkd.targets import load_target
 
@@ -94,9 +94,9 @@ def verify(
     images: Annotated[int, typer.Option(help="Test images; 0 is the whole test split.")] = 0,
 ) -> None:
     """Prove again that the devices compute what was trained: every element of every layer, tolerance 0."""
-    from qkd.compile import build, plan
     from qkd.datasets import load_data
     from qkd.graph_file import load_graph
+    from qkd.planning import build, plan
     from qkd.run_folder import graph_path, read_run_recipe
     from qkd.targets import load_target
     from qkd.targets.runners import open_runner
@@ -131,8 +131,8 @@ def profile(
     out: Annotated[Path | None, typer.Option(help="Write each profile here as JSON.")] = None,
 ) -> None:
     """Say what each layer costs on a device or a board, after comparing every element with the reference."""
-    from qkd.compile import build, plan
     from qkd.graph_inputs import graphs_with_inputs
+    from qkd.planning import build, plan
     from qkd.profile_table import evidence_line, profile_table
     from qkd.profiling import profile as put_together
     from qkd.targets import load_target

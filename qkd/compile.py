@@ -8,7 +8,7 @@ changed in one place goes on where it can.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +17,23 @@ from numpy.typing import NDArray
 from qkd import parallel, report
 from qkd.bits import Bits
 from qkd.datasets import Dataset, load_data
-from qkd.errors import DoesNotFitError
 from qkd.evaluation import evaluate
 from qkd.files import write_atomic
 from qkd.freeze import freeze
 from qkd.graph import QuantGraph
 from qkd.graph_file import load_graph, save_graph
-from qkd.kernel import Kernel
-from qkd.lower import Library, lower
 from qkd.machine import describe_machine, package_versions, today
 from qkd.passes import build_train_passes
-from qkd.passes.fuse_adds import FuseAdds
-from qkd.passes.plan_memory import PlanMemory, placed_blocks
-from qkd.pipeline import run_passes
+from qkd.planning import build, plan
 from qkd.progress import Reporter
 from qkd.proving import ProofTask, prove
-from qkd.recipe import BudgetSpec, Recipe, VerifySpec, load_recipe
-from qkd.results import BufferFact, DeviceResult, FormatResult, RunResult, layer_facts
+from qkd.recipe import Recipe, VerifySpec, load_recipe
+from qkd.results import DeviceResult, FormatResult, RunResult, layer_facts
 from qkd.run_folder import graph_path, model_name, read_run_recipe, weights_path, write_run_recipe
 from qkd.student import calibrate, image_batch
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.board import board_files
-from qkd.targets.kernels import choices
-from qkd.targets.kernels.choice import Choice
-from qkd.targets.kernels.fusing import adds_that_pay
 from qkd.targets.runners import open_runner
 from qkd.targets.shared_library import shared_library_bytes
 from qkd.targets.toolchain import install_hint, missing_tools
@@ -50,47 +42,6 @@ from qkd.weights_file import save_weights
 
 CALIBRATION_IMAGES = 64
 """Enough for the untrained graph, of which only the shapes matter."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """A graph with its place in memory and the kernels that compute it on one device."""
-
-    graph: QuantGraph
-    kernels: tuple[Kernel, ...]
-    choices: tuple[Choice, ...]
-    """What each kernel was chosen from."""
-
-    def buffers(self) -> tuple[BufferFact, ...]:
-        """The arena's buffers, as the report draws them."""
-        blocks = placed_blocks(self.graph, {k.op: k.scratch_bytes for k in self.kernels})
-        return tuple(
-            BufferFact(name=b.names[0], offset_bytes=at, size_bytes=b.size_bytes, first=b.first, last=b.last, scratch=s)
-            for b, at, s in blocks
-        )
-
-
-def plan(graph: QuantGraph, target: Target, budget: BudgetSpec) -> Plan:
-    """Choose kernels and place every buffer, or raise DoesNotFitError; shapes are enough, so it also runs untrained."""
-    fuse = FuseAdds(adds_that_pay(graph, target, budget.scratch_bytes))
-    found = choices(fuse(graph), target, budget.scratch_bytes)
-    kernels = tuple(choice.kernel() for choice in found)
-    memory = PlanMemory(
-        scratch_bytes={k.op: k.scratch_bytes for k in kernels},
-        in_place=frozenset(k.op for k in kernels if k.in_place),
-        sram_bytes=_smallest(target.sram_bytes, budget.arena_bytes),
-        device=target.name,
-    )
-    planned = run_passes((fuse, memory), graph)
-    _check_flash(sum(c.nbytes for k in kernels for c in k.constants), graph.name, target, budget, "the weights alone")
-    return Plan(planned, kernels, found)
-
-
-def build(planned: Plan, target: Target, budget: BudgetSpec) -> Library:
-    """Lower a planned graph for one device, or raise DoesNotFitError."""
-    library = lower(planned.graph, target, planned.kernels)
-    _check_flash(library.flash_bytes, library.name, target, budget, "code and weights")
-    return library
 
 
 def images_to_verify(target: Target, counts: VerifySpec, available: int) -> int:
@@ -104,19 +55,6 @@ def write_report(folder: Path, result: RunResult) -> Path:
     path = folder / "report.html"
     write_atomic(path, report.html(result))
     return path
-
-
-def _smallest(*limits: int | None) -> int | None:
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _check_flash(need_bytes: int, name: str, target: Target, budget: BudgetSpec, what: str) -> None:
-    limit = _smallest(target.flash_bytes, budget.flash_bytes)
-    if limit is not None and need_bytes > limit:
-        raise DoesNotFitError(
-            f"{what} of {name!r} take {need_bytes:,} bytes of flash on {target.name}; {limit:,} are available. "
-            "Use fewer weight bits, a narrower student or a larger flash budget."
-        )
 
 
 def compile_recipe(

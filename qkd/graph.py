@@ -90,6 +90,10 @@ class Value:
         index = self.data.reshape(self.shape[0], -1).astype(np.int64)
         return np.take_along_axis(rows, index, axis=1).reshape(self.shape).astype(np.int64)
 
+    def without_codebook(self) -> "Value":
+        """The same constant with its codes in place of indices."""
+        return replace(self, data=self.codes.astype(np.int8), codebook=None)
+
 
 @dataclass(frozen=True)
 class Conv2d:

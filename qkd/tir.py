@@ -158,10 +158,10 @@ class Pointer:
         size = int(self._buffer.shape[0]) * _bits(self.dtype) // _bits(dtype)
         return Pointer(T.decl_buffer((size,), dtype, data=self._buffer.data, layout=None), dtype)
 
-    def part(self, start: int, dtype: str, elements: int) -> "Pointer":
-        """Memory from element `start` on, as if it were a parameter of its own."""
-        handle = T.Bind(T.address_of(self._buffer[start]), T.handle(dtype).ty)
-        return Pointer(T.decl_buffer((elements,), dtype, data=handle, layout=None), dtype)
+    def part(self, start: int, elements: int) -> "Pointer":
+        """Memory from element `start` on, like a parameter of its own: nothing else may touch it from here on."""
+        handle = T.Bind(T.address_of(self._buffer[start]), T.handle(self.dtype).ty)
+        return Pointer(T.decl_buffer((elements,), self.dtype, data=handle, layout=None), self.dtype)
 
 
 class Register:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(p for folder in ("qkd", "passes", "targets", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
-DRIVERS = {"compile.py", "cli.py"}
+DRIVERS = {"compile.py", "planning.py", "cli.py"}
 
 
 def imported(path: Path) -> set[str]:

@@ -74,7 +74,9 @@ def test_a_fused_residual_add_goes_with_it(device: str) -> None:
     fused = FuseAdds(frozenset(op.name for op in graph.ops if op.output == y))(graph)
     assert any(isinstance(op, Conv2dAdd) for op in fused.ops)
     target = device_or_skip(device)
-    library = lowered(fused, target, choose_kernels(fused, target))
+    kernels = choose_kernels(fused, target)
+    assert [k.variant for k in kernels if k.variant.startswith("codebook_") and k.variant.endswith("+add")]
+    library = lowered(fused, target, kernels)
     with open_runner(library) as runner:
         proof = verify(library, random_inputs(fused, 3), runner)
     assert proof.differing == 0, proof.first_difference
@@ -86,13 +88,38 @@ def test_a_convolution_is_computed_by_the_kernel_that_plain_weights_have(device:
     conv = graph.ops[0]
     assert isinstance(conv, Conv2d)
     weight = graph.values[conv.weight]
-    plain = replace(weight, data=weight.codes.astype(np.int8), codebook=None)
-    of_plain = kernels_of(replace(graph, values={**graph.values, weight.name: plain}), conv, target)
+    plain = replace(graph, values={**graph.values, weight.name: weight.without_codebook()})
+    bytes_alone = [k for k in kernels_of(plain, conv, target) if not k.variant.startswith("winograd")]
     [best] = [kernel for kernel in kernels_of(graph, conv, target) if kernel.variant.startswith("codebook_")]
-    assert best.variant in {f"codebook_{kernel.variant}" for kernel in of_plain if kernel.variant != "generic"}
+    assert best.variant == f"codebook_{bytes_alone[0].variant}"
     packed, levels = best.constants[:2]
     assert packed.nbytes * 4 <= weight.elements * 1.5  # a last tile may hold channels twice
     assert levels.shape == (24, 4)
+
+
+@pytest.mark.parametrize("device", ["cortex_m0plus", "cortex_m4", "cortex_m55", "cortex_a53", "cortex_a76"])
+def test_wide_layers_have_such_kernels_too(device: str) -> None:
+    """Positions are laid out in small digits, so that no sum of them is larger than sums of codes are."""
+    g = RandomGraph(0, (8, 8, 64), "u8")
+    graph = with_codebooks(g.build(g.conv(g.input, 64, (3, 3), padding=(1, 1, 1, 1), weight="8")), True, 16)
+    [best, *_] = kernels_of(graph, graph.ops[0], load_target(device))
+    assert best.variant.startswith("codebook_")
+    assert best.variant != "codebook_generic"
+    assert best.constants[0].nbytes == 64 * 9 * 64 / 2
+
+
+def test_what_is_filled_up_needs_no_level_where_there_is_a_zero() -> None:
+    g = RandomGraph(0, (8, 8, 16))
+    graph = with_codebooks(g.build(g.depthwise(g.input, (3, 3), weight="8")), True, 4)
+    op, target = graph.ops[0], load_target("cortex_m55")
+
+    def indexed(levels: NDArray[np.int8]) -> int:
+        values = {n: v if v.codebook is None else replace(v, codebook=levels) for n, v in graph.values.items()}
+        [kernel] = [k for k in kernels_of(replace(graph, values=values), op, target) if k.variant[:8] == "codebook"]
+        return kernel.constants[0].nbytes
+
+    without = np.full((16, 4), [-127, -5, 5, 127], np.int8)
+    assert 2 * indexed(np.where(without == 5, 0, without).astype(np.int8)) == indexed(without)
 
 
 @pytest.mark.parametrize(

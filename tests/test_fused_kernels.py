@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qkd.compile import plan
 from qkd.graph import Conv2dAdd, QuantGraph
 from qkd.kernel import Kernel
 from qkd.passes.fuse_adds import FuseAdds, fusable_adds, fuse_adds
+from qkd.planning import plan
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels

@@ -159,7 +159,7 @@ def test_learned_tables_compute_on_the_device_what_the_reference_computes(ready:
     target = device_or_skip(device)
     graph = freeze(student, "points")
     kernels = choose_kernels(graph, target)
-    assert all("codebook" in k.variant or k.variant == "generic_lookup" for k in kernels[1:-1])
+    assert any(kernel.variant.startswith("codebook_") for kernel in kernels[1:-1])
     library = lowered(graph, target, kernels)
     with open_runner(library) as runner:
         proof = verify(library, ready.data.test.codes()[:8], runner)

@@ -160,6 +160,23 @@ def test_a_view_of_other_size_counts_its_own_elements() -> None:
     assert y.view(np.int16).tolist() == list(range(8))
 
 
+def test_a_part_is_memory_of_its_own_that_starts_further_on() -> None:
+    scratch, y = np.full(32, -1, np.int8), np.zeros(2, np.int32)
+
+    def body(scratch: Pointer, y: Pointer) -> None:
+        first, second = scratch.part(4, 8), scratch.part(16, 8).view("int32")
+        with tir.loop(8) as i:
+            first[i] = tir.cast(i, "int8")
+        second[1] = 0x01020304
+        y[0] = first.view("int32")[1]
+        y[1] = second[1]
+
+    call_on_host(body, scratch, y)
+    assert y.tolist() == [0x07060504, 0x01020304]
+    assert scratch[:12].tolist() == [-1] * 4 + list(range(8))
+    assert scratch[12:].tolist() == [-1] * 8 + [4, 3, 2, 1] + [-1] * 8
+
+
 def test_kernels_may_bring_their_own_llvm_ir() -> None:
     y = np.zeros(1, np.int32)
     prelude = "define i32 @twice(i32 %x) {\n  %y = shl i32 %x, 1\n  ret i32 %y\n}\n"

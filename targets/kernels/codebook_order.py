@@ -26,6 +26,10 @@ class Order:
     count: int
     overlaps: bool = True
 
+    def bytes_written(self, run: int) -> int:
+        """How far writing reaches that takes `run` bytes for every run; each overwrites what the last had too much."""
+        return (self.tiles * self.repeats * self.channels - 1) * self.run + run
+
     def row(self, tile: Expr, channel: Expr) -> Expr:
         """The row of a tile's channel; what is filled up counts to the last one."""
         first = tile * self.channels

@@ -12,7 +12,7 @@ from qkd.targets.kernels.rates import Rate, work_of
 
 @dataclass(frozen=True)
 class GenericRates:
-    """Rates of the generic kernels on one instruction set; compilers vectorise products of bytes, but not of fields."""
+    """Rates of the generic kernels on one instruction set; compilers vectorise products of bytes only."""
 
     bytes: Rate
     fields: Rate
@@ -57,4 +57,5 @@ def _rate(graph: QuantGraph, op: Op, rates: GenericRates) -> Rate:
         case DepthwiseConv2d():
             return rates.depthwise
         case _:
-            return rates.bytes if graph.values[op.weight].packed_bits == 8 else rates.fields  # type: ignore[union-attr]
+            weight = graph.values[op.weight]  # type: ignore[union-attr]
+            return rates.bytes if weight.codebook is None and weight.bits == 8 else rates.fields
