@@ -67,7 +67,7 @@ def main() -> None:
             "bits": bits,
             "test": integer_scores(state)["test"],
             "paper_bytes": paper_bytes(state.student_to_train()),
-            "note": next(fact.note for fact in state.passes if fact.name == METHOD),
+            "snapping": snapping(state),
         }
         for core in options.cores:
             for in_flash, stored, kernels in _ways(graph, load_target(core)):
@@ -83,6 +83,12 @@ def trained(folder: Path, out: Path, bits: str) -> TrainState:
     setting = with_weights(cifar(folder, NETWORK), out)
     recipe = as_recipe(setting, methods(setting, bits)[METHOD], bits, SEED)
     return train(recipe, build_train_passes(recipe.passes), Bits.parse(bits), out / NETWORK, Silent())
+
+
+def snapping(state: TrainState) -> str:
+    """What the pass said its levels lost on the int8 grid."""
+    note = next(fact.note for fact in state.passes if fact.name == METHOD)
+    return str(note).partition(";")[0].partition(": ")[2]
 
 
 def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, QuantGraph, list[Kernel]]]:
