@@ -64,7 +64,8 @@ SECTIONS = (
     Section(
         "codebook", "Learned points on a device",
         "ResNet-8 with a codebook in its inner layers, three epochs after the float student, one seed; `test` is the "
-        "integer graph's, `snapping` what rounding the levels to int8 cost. `paper_bytes` is the size as Polino et al. count it, `flash_bytes` that of the ELF sections. "
+        "integer graph's, `snapping` what rounding the levels to int8 cost. `paper_bytes` is the size as Polino et al. "
+        "count it, `flash_bytes` that of the ELF sections. "
         "Indices are looked up into the scratch where that is estimated to be faster, or (\"lookup\") as they are "
         "multiplied. Executed instructions, exact; cycles are estimates.",
         (("rows", ("bits", "core", "in_flash", "test", "paper_bytes", "flash_bytes", "arena_bytes", "instructions",
