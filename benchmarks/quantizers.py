@@ -140,7 +140,7 @@ def arms() -> Iterable[Arm]:
 def float_state(width: int, seed: int) -> TrainState:
     """The trained float student of a seed."""
     recipe = as_recipe(DIGITS, DIGITS.fine_tuned(), "W4A8", seed)
-    student = ModelSpec(model=DIGITS.student, options={"width": width})
+    student = ModelSpec(**DIGITS.student, options={"width": width})
     recipe = recipe.model_copy(update={"student": student})
     state = initial_state(recipe, load_data(recipe.data, Path()), Bits.parse("W4A8"))
     return Pretrain("student", DIGITS.float_epochs, DIGITS.float_rate)(state)
