@@ -31,7 +31,8 @@ SECTIONS = (
         "Top-1 over the whole test split (the CIFAR-10 copy is JPEG: its scores compare with no published ones). "
         "`differing` counts elements of every layer's output that differ from the integer graph, over `n` images. "
         "Instructions are QEMU's exact count for one inference: no cycles, no latency. `train_seconds` is the wall "
-        "time of all passes, teacher included, on two cores; a pass that several runs share was trained once.",
+        "time of all passes, teacher included, on two cores, which W2A2 and the digits shared with other runs; a pass "
+        "that several runs share was trained once.",
         (
             ("digits_over_seeds", ("bits", "seeds", "top1_float_mean", "top1_integer_mean", "top1_integer_sd",
                                    "points_below_float")),
