@@ -18,27 +18,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cortex_m import estimated
 from benchmarks.cycle_estimate import simulator_version
+from benchmarks.measuring import estimated, prove_and_count
 from benchmarks.record import kept_rows, write_record
 from benchmarks.study import integer_scores, with_weights
 from benchmarks.study_arms import as_recipe, cifar, methods
 from qkd.bits import Bits
 from qkd.freeze import freeze
 from qkd.graph import QuantGraph, Reshape
-from qkd.kernel import Kernel
+from qkd.lower import Library
 from qkd.paper_size import paper_bytes
 from qkd.passes import build_train_passes
-from qkd.passes.fuse_adds import FuseAdds
+from qkd.planning import build, plan
 from qkd.progress import Silent
+from qkd.recipe import BudgetSpec
 from qkd.state import TrainState
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.kernels import choose_kernels, generic
-from qkd.targets.kernels.fusing import adds_that_pay
-from qkd.targets.runners import open_runner
+from qkd.targets.kernels import generic
 from qkd.training_run import train
-from qkd.verification import verify
 from tests.lowering import lowered
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m55", "cortex_a53", "cortex_a76")
@@ -70,9 +68,8 @@ def main() -> None:
             "snapping": snapping(state),
         }
         for core in options.cores:
-            for in_flash, stored, kernels in _ways(graph, load_target(core)):
-                cost = measure(stored, load_target(core), kernels, images, simulator)
-                rows.append({**known, "core": core, "in_flash": in_flash, **cost})
+            for in_flash, library in _ways(graph, load_target(core)):
+                rows.append({**known, "core": core, "in_flash": in_flash, **measure(library, images, simulator)})
                 print(rows[-1], flush=True)
     rows = kept_rows("codebook", rows, KEY) + rows
     print(write_record("codebook", rows, samples=SAMPLES, estimator=simulator and simulator_version(simulator)))
@@ -91,36 +88,25 @@ def snapping(state: TrainState) -> str:
     return str(note).partition(";")[0].partition(": ")[2]
 
 
-def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, QuantGraph, list[Kernel]]]:
-    """What lies in flash, the graph that says so, and its kernels."""
-    fused, kernels = _best(graph, target)
-    yield "indices", fused, kernels
-    ops = [op for op in fused.ops if not isinstance(op, Reshape)]
-    yield (
-        "indices, lookup",
-        fused,
-        [
-            next(iter(generic.kernels(fused, op, target))) if kernel.variant.startswith("codebook_") else kernel
-            for op, kernel in zip(ops, kernels, strict=True)
-        ],
-    )
+def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, Library]]:
+    """What lies in flash, and a library that has it there."""
+    budget = BudgetSpec()
+    best = plan(graph, target, budget)
+    yield "indices", build(best, target, budget)
+    ops = [op for op in best.graph.ops if not isinstance(op, Reshape)]
+    lookup = [
+        next(iter(generic.kernels(best.graph, op, target))) if kernel.variant.startswith("codebook_") else kernel
+        for op, kernel in zip(ops, best.kernels, strict=True)
+    ]
+    yield "indices, lookup", lowered(best.graph, target, lookup)
     plain = {n: value if value.codebook is None else value.without_codebook() for n, value in graph.values.items()}
-    yield "int8", *_best(replace(graph, values=plain), target)
+    yield "int8", build(plan(replace(graph, values=plain), target, budget), target, budget)
 
 
-def _best(graph: QuantGraph, target: Target) -> tuple[QuantGraph, list[Kernel]]:
-    fused = FuseAdds(adds_that_pay(graph, target))(graph)
-    return fused, list(choose_kernels(fused, target))
-
-
-def measure(
-    graph: QuantGraph, target: Target, kernels: list[Kernel], images: NDArray[np.int8], simulator: str | None
-) -> dict[str, Any]:
+def measure(library: Library, images: NDArray[np.int8], simulator: str | None) -> dict[str, Any]:
     """Prove a library on images and count one inference."""
-    library = lowered(graph, target, kernels)
-    with open_runner(library) as runner:
-        proof, run = verify(library, images, runner), runner(images[:1], profile=True)
-    cycles = estimated(run, target, simulator)
+    proof, run = prove_and_count(library, images)
+    cycles = estimated(run, library.target, simulator)
     return {
         "instructions": run.instructions,
         "cycles_estimate": cycles and cycles.cycles,

@@ -18,9 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cycle_estimate import SIMULATIONS, Estimate, simulator_version
-from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
-from benchmarks.measuring import SAMPLES, generic_instructions, load_trained, measure_network
+from benchmarks.cycle_estimate import Estimate, simulator_version
+from benchmarks.measuring import SAMPLES, estimated, generic_instructions, load_trained, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import kept_entries, kept_rows, write_record
 from qkd.bits import Bits
@@ -30,7 +29,6 @@ from qkd.lower import Library
 from qkd.machine import today
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.cycle_model import estimate_cycles
 from qkd.verification import Verification
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
@@ -146,16 +144,6 @@ def measure(graph: QuantGraph, target: Target, simulator: str | None) -> tuple[d
     has_peer = any(core == target.name for core, _ in CMSIS_NN)
     generic = None if has_peer else generic_instructions(graph, target)
     return {**_row(library, proof, run, estimated(run, target, simulator)), "generic_instructions": generic}, run
-
-
-def estimated(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
-    """By llvm-mca where it has the better model and is installed, else by class of instruction."""
-    if target.name in SIMULATIONS:
-        return simulate_cycles(run, target, simulator) if simulator else None
-    layers = estimate_cycles(run, target)
-    return (
-        None if layers is None else Estimate(sum(layers.values()), layers, sum((run.layer_instructions or {}).values()))
-    )
 
 
 def _row(library: Library, proof: Verification, run: DeviceRun, cycles: Estimate | None) -> dict[str, Any]:

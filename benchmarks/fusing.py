@@ -8,17 +8,14 @@ could save: each store that went would become an addition at least, and the tens
 import argparse
 from typing import Any
 
+from benchmarks.measuring import prove_and_count
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
-from qkd.device_run import DeviceRun
 from qkd.graph import AveragePool2d, Conv2dAdd, QuantGraph
-from qkd.lower import Library
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import open_runner
-from qkd.verification import Verification, verify
 from tests.lowering import lowered
 from tests.strategies import random_inputs
 
@@ -42,8 +39,9 @@ def main() -> None:
 
 def measure(graph: QuantGraph, target: Target, bits: str) -> dict[str, Any]:
     """Both libraries of a network on a device: a row of the record."""
-    apart, proof_apart, run_apart = _run(graph, lowered(graph, target, choose_kernels(graph, target)))
-    fused, proof, run = _run(graph, lowered(graph, target))
+    apart, fused = lowered(graph, target, choose_kernels(graph, target)), lowered(graph, target)
+    inputs = random_inputs(graph, SAMPLES)
+    (proof_apart, run_apart), (proof, run) = (prove_and_count(library, inputs) for library in (apart, fused))
     layers = run_apart.layer_instructions or {}
     return {
         "core": target.name,
@@ -60,12 +58,6 @@ def measure(graph: QuantGraph, target: Target, bits: str) -> dict[str, Any]:
         "differing": proof_apart.differing + proof.differing,
         "elements": proof_apart.elements + proof.elements,
     }
-
-
-def _run(graph: QuantGraph, library: Library) -> tuple[Library, Verification, DeviceRun]:
-    inputs = random_inputs(graph, SAMPLES)
-    with open_runner(library) as runner:
-        return library, verify(library, inputs, runner), runner(inputs[:1], profile=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""One network on one device: lowered, proved on random inputs, one inference counted."""
+"""One network on one device: lowered, proved, one inference counted, its cycles estimated."""
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.cycle_estimate import SIMULATIONS, Estimate
+from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
 from qkd.bits import Bits
 from qkd.device_run import DeviceRun
 from qkd.graph import QuantGraph, Reshape
@@ -11,6 +16,7 @@ from qkd.passes.plan_memory import PlanMemory
 from qkd.planning import build, plan
 from qkd.recipe import BudgetSpec
 from qkd.target import Target
+from qkd.targets.cycle_model import estimate_cycles
 from qkd.targets.kernels import generic
 from qkd.targets.runners import open_runner, run_on
 from qkd.verification import Verification, verify
@@ -29,9 +35,23 @@ def measure_network(graph: QuantGraph, target: Target) -> tuple[Library, Verific
     """Lower a network as `qkd run` does, compare `SAMPLES` random inputs layer by layer, count one inference."""
     budget = BudgetSpec()
     library = build(plan(graph, target, budget), target, budget)
-    inputs = random_inputs(graph, SAMPLES)
+    return library, *prove_and_count(library, random_inputs(graph, SAMPLES))
+
+
+def prove_and_count(library: Library, inputs: NDArray[np.int8]) -> tuple[Verification, DeviceRun]:
+    """Compare every layer with the reference on all inputs, count an inference of the first."""
     with open_runner(library) as runner:
-        return library, verify(library, inputs, runner), runner(inputs[:1], profile=True)
+        return verify(library, inputs, runner), runner(inputs[:1], profile=True)
+
+
+def estimated(run: DeviceRun, target: Target, simulator: str | None) -> Estimate | None:
+    """Cycles by llvm-mca where it has the better model and is installed, else by class of instruction."""
+    if target.name in SIMULATIONS:
+        return simulate_cycles(run, target, simulator) if simulator else None
+    layers = estimate_cycles(run, target)
+    return (
+        None if layers is None else Estimate(sum(layers.values()), layers, sum((run.layer_instructions or {}).values()))
+    )
 
 
 def generic_instructions(graph: QuantGraph, target: Target) -> int | None:

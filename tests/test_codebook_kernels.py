@@ -11,11 +11,9 @@ from qkd.passes.fuse_adds import FuseAdds
 from qkd.targets import load_target, target_names
 from qkd.targets.kernels import choose_kernels
 from qkd.targets.kernels.codebook_order import FILLED_UP, Order, order_of
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
-from tests.lowering import kernels_of, lowered
-from tests.strategies import RandomGraph, random_inputs
-from tests.stub_library import device_or_skip
+from tests.lowering import kernels_of
+from tests.strategies import RandomGraph
+from tests.test_fused_kernels import assert_device_equals_reference
 
 
 def codebook(rows: tuple[int, ...], count: int) -> NDArray[np.int8]:
@@ -43,25 +41,16 @@ def layers(of_channel: bool = True, count: int = 4, channels: int = 12) -> Quant
     return with_codebooks(g.build(y), of_channel, count)
 
 
-def assert_device_equals_reference(graph: QuantGraph, device: str, every: bool) -> None:
-    """With `every` by the ordinary kernels also where looking up as one multiplies is estimated to be faster."""
-    target = device_or_skip(device)
-    chosen = None
-    if every:
-        ops = [op for op in graph.ops if not isinstance(op, Reshape)]
-        offered = [kernels_of(graph, op, target) for op in ops]
-        chosen = [next(k for k in of if k.variant.startswith("codebook_")) for of in offered]
-    library = lowered(graph, target, chosen)
-    with open_runner(library) as runner:
-        proof = verify(library, random_inputs(graph, 3), runner)
-    assert proof.differing == 0, proof.first_difference
-
-
 @pytest.mark.device
 @pytest.mark.parametrize(("of_channel", "count"), [(True, 4), (False, 4), (True, 11), (False, 20)])
 @pytest.mark.parametrize("device", target_names())
 def test_a_device_computes_what_the_reference_computes(device: str, of_channel: bool, count: int) -> None:
-    assert_device_equals_reference(layers(of_channel, count), device, every=True)
+    """Also where looking up as one multiplies is estimated to be faster."""
+    graph = layers(of_channel, count)
+    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    offered = [kernels_of(graph, op, load_target(device)) for op in ops]
+    chosen = [next(k for k in of if k.variant.startswith("codebook_")) for of in offered]
+    assert_device_equals_reference(graph, device, chosen)
 
 
 @pytest.mark.device
@@ -73,13 +62,9 @@ def test_a_fused_residual_add_goes_with_it(device: str) -> None:
     graph = with_codebooks(g.build(g.average_pool(y, (2, 2))), of_channel=True, count=4)
     fused = FuseAdds(frozenset(op.name for op in graph.ops if op.output == y))(graph)
     assert any(isinstance(op, Conv2dAdd) for op in fused.ops)
-    target = device_or_skip(device)
-    kernels = choose_kernels(fused, target)
+    kernels = list(choose_kernels(fused, load_target(device)))
     assert [k.variant for k in kernels if k.variant.startswith("codebook_") and k.variant.endswith("+add")]
-    library = lowered(fused, target, kernels)
-    with open_runner(library) as runner:
-        proof = verify(library, random_inputs(fused, 3), runner)
-    assert proof.differing == 0, proof.first_difference
+    assert_device_equals_reference(fused, device, kernels)
 
 
 @pytest.mark.parametrize("device", [name for name in target_names() if name != "host"])
@@ -141,10 +126,7 @@ def test_looking_up_as_one_multiplies_needs_no_scratch_for_weights(
     [kernel] = [k for k in kernels_of(graph, op, load_target("host")) if k.variant == "generic_lookup"]
     assert kernel.constants[0].nbytes == 6 * -(-(weight.elements // 6) * bits // 8)
     assert kernel.scratch_bytes <= 9 * 6  # a patch
-    library = lowered(graph, load_target("host"), [kernel])
-    with open_runner(library) as runner:
-        proof = verify(library, random_inputs(graph, 3), runner)
-    assert proof.differing == 0, proof.first_difference
+    assert_device_equals_reference(graph, "host", [kernel])
 
 
 def rows_of_a_weight() -> Value:
