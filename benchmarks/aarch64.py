@@ -24,14 +24,14 @@ from benchmarks.cycle_estimate import estimate_cycles, simulator_version
 from benchmarks.measuring import SAMPLES, load_trained, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import kept_entries, kept_rows, write_record
+from qkd.base.machine import today
 from qkd.bits import Bits
-from qkd.device_run import DeviceRun
-from qkd.graph import QuantGraph, Value
-from qkd.lower import Library
-from qkd.machine import today
+from qkd.graph.graph import QuantGraph, Value
+from qkd.lower.lower import Library
+from qkd.proof.device_run import DeviceRun
+from qkd.proof.verification import Verification
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.verification import Verification
 
 CORES = ("cortex_a53", "cortex_a72", "cortex_a76", "armv8_6_i8mm")
 FORMATS = {

@@ -17,7 +17,7 @@ from typing import Any
 
 from qkd.errors import ToolError
 from qkd.target import Target
-from qkd.targets.counting import plugin
+from qkd.targets.running.counting import plugin
 
 PROGRAM = Path(__file__).parent / "aarch64_peer.py"
 RUNS = (10, 40)

@@ -23,20 +23,21 @@ from benchmarks.measuring import estimated, prove_and_count
 from benchmarks.record import kept_rows, write_record
 from benchmarks.study import integer_scores, with_weights
 from benchmarks.study_arms import as_recipe, cifar, methods
+from qkd.base.progress import Silent
 from qkd.bits import Bits
-from qkd.freeze import freeze
-from qkd.graph import QuantGraph, Reshape
-from qkd.lower import Library
-from qkd.paper_size import paper_bytes
+from qkd.graph.graph import QuantGraph
+from qkd.graph.steps import steps
+from qkd.lower.lower import Library
 from qkd.passes import build_train_passes
-from qkd.planning import build, plan
-from qkd.progress import Silent
 from qkd.recipe import BudgetSpec
-from qkd.state import TrainState
+from qkd.student.freeze import freeze
+from qkd.student.paper_size import paper_bytes
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.kernels import generic
-from qkd.training_run import train
+from qkd.targets.planning import build, plan
+from qkd.train.state import TrainState
+from qkd.train.training_run import train
 from tests.lowering import lowered
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m55", "cortex_a53", "cortex_a76")
@@ -93,7 +94,7 @@ def _ways(graph: QuantGraph, target: Target) -> Iterator[tuple[str, Library]]:
     budget = BudgetSpec()
     best = plan(graph, target, budget)
     yield "indices", build(best, target, budget)
-    ops = [op for op in best.graph.ops if not isinstance(op, Reshape)]
+    ops = steps(best.graph)
     lookup = [
         next(iter(generic.kernels(best.graph, op, target))) if kernel.variant.startswith("codebook_") else kernel
         for op, kernel in zip(ops, best.kernels, strict=True)

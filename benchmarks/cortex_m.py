@@ -22,14 +22,14 @@ from benchmarks.cycle_estimate import Estimate, simulator_version
 from benchmarks.measuring import SAMPLES, estimated, generic_instructions, load_trained, measure_network
 from benchmarks.networks import NETWORKS
 from benchmarks.record import kept_entries, kept_rows, write_record
+from qkd.base.machine import today
 from qkd.bits import Bits
-from qkd.device_run import DeviceRun
-from qkd.graph import QuantGraph
-from qkd.lower import Library
-from qkd.machine import today
+from qkd.graph.graph import QuantGraph
+from qkd.lower.lower import Library
+from qkd.proof.device_run import DeviceRun
+from qkd.proof.verification import Verification
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.verification import Verification
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m7", "cortex_m33", "cortex_m55")
 FORMATS = ("W8A8", "W4A8", "ternary-A8", "W4A4", "ternary-A4")

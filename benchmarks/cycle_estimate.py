@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qkd.device_run import DeviceRun
 from qkd.errors import ToolError
+from qkd.proof.device_run import DeviceRun
 from qkd.target import Target
 
 ITERATIONS = 50

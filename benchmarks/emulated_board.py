@@ -8,8 +8,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from qkd.files import write_atomic
-from qkd.targets.toolchain import run_checked
+from qkd.base.files import write_atomic
+from qkd.targets.running.toolchain import run_checked
 
 DEBIAN = ("python3-minimal", "libpython3-stdlib", "libstdc++6", "libgcc-s1")
 WHEELS = (

@@ -12,7 +12,7 @@ from benchmarks.measuring import prove_and_count
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
-from qkd.graph import AveragePool2d, Conv2dAdd, QuantGraph
+from qkd.graph.graph import AveragePool2d, Conv2dAdd, QuantGraph
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels

@@ -19,17 +19,18 @@ from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
-from qkd.device_run import DeviceRun
-from qkd.graph import QuantGraph, Reshape
-from qkd.lower import Library, lower
-from qkd.passes.plan_memory import PlanMemory
+from qkd.graph.graph import QuantGraph
+from qkd.graph.steps import steps
+from qkd.lower.lower import Library, lower
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.device_run import DeviceRun
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.cycle_model import estimate_cycles
 from qkd.targets.kernels import choices, offers
 from qkd.targets.kernels.candidate import Candidate
 from qkd.targets.kernels.choice import Choice, flash_byte_cycles
-from qkd.targets.runners import open_runner
+from qkd.targets.running.cycle_model import estimate_cycles
+from qkd.targets.running.runners import open_runner
 from tests.strategies import random_inputs
 
 CORES = ("cortex_m4", "cortex_m55", "cortex_a53")
@@ -118,7 +119,7 @@ def _lowered(graph: QuantGraph, target: Target, taken: Sequence[Candidate]) -> L
 
 
 def _operators(graph: QuantGraph) -> list[Any]:
-    return [op for op in graph.ops if not isinstance(op, Reshape)]
+    return steps(graph)
 
 
 def _price(row: dict[str, Any], byte_cycles: float) -> float:

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.record import kept_rows, write_record
+from qkd.base.progress import Silent
 from qkd.bits import Bits
-from qkd.digests import digest, network_sha256
 from qkd.passes import build_train_passes
-from qkd.progress import Silent
 from qkd.recipe import parse_recipe
-from qkd.training_run import train
+from qkd.train.digests import digest, network_sha256
+from qkd.train.training_run import train
 
 KILLS = 20
 MODES: Mapping[str, Mapping[str, Any]] = {

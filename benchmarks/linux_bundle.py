@@ -14,13 +14,13 @@ from benchmarks.emulated_board import interpreter, make_board
 from benchmarks.networks import NETWORKS
 from benchmarks.record import write_record
 from qkd.bits import Bits
-from qkd.bundle import BundleFacts, write_bundle
+from qkd.bundle.bundle import BundleFacts, write_bundle
 from qkd.errors import InvariantError
-from qkd.planning import build, plan
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
-from qkd.targets.shared_library import shared_library_bytes
-from qkd.targets.toolchain import run_checked
+from qkd.targets.planning import build, plan
+from qkd.targets.running.shared_library import shared_library_bytes
+from qkd.targets.running.toolchain import run_checked
 from tests.strategies import random_inputs
 
 CORES = ("cortex_a53", "cortex_a72", "cortex_a76", "armv8_6_i8mm")

@@ -8,18 +8,19 @@ from numpy.typing import NDArray
 from benchmarks.cycle_estimate import SIMULATIONS, Estimate
 from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
 from qkd.bits import Bits
-from qkd.device_run import DeviceRun
-from qkd.graph import QuantGraph, Reshape
-from qkd.graph_file import load_graph
-from qkd.lower import Library, lower
-from qkd.passes.plan_memory import PlanMemory
-from qkd.planning import build, plan
+from qkd.graph.graph import QuantGraph
+from qkd.graph.graph_file import load_graph
+from qkd.graph.steps import steps
+from qkd.lower.lower import Library, lower
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.device_run import DeviceRun
+from qkd.proof.verification import Verification, verify
 from qkd.recipe import BudgetSpec
 from qkd.target import Target
-from qkd.targets.cycle_model import estimate_cycles
 from qkd.targets.kernels import generic
-from qkd.targets.runners import open_runner, run_on
-from qkd.verification import Verification, verify
+from qkd.targets.planning import build, plan
+from qkd.targets.running.cycle_model import estimate_cycles
+from qkd.targets.running.runners import open_runner, run_on
 from tests.strategies import random_inputs
 
 SAMPLES = 4
@@ -56,7 +57,7 @@ def estimated(run: DeviceRun, target: Target, simulator: str | None) -> Estimate
 
 def generic_instructions(graph: QuantGraph, target: Target) -> int | None:
     """Count one inference with the generic kernels alone: what a device without kernels of its own would need."""
-    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    ops = steps(graph)
     kernels = [kernel for op in ops for kernel in generic.kernels(graph, op, target)]
     scratch_bytes = {kernel.op: kernel.scratch_bytes for kernel in kernels}
     in_place = frozenset(kernel.op for kernel in kernels if kernel.in_place)

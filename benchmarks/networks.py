@@ -6,7 +6,7 @@ Shapes, strides and paddings are those of the reference models; first and last l
 from collections.abc import Callable, Mapping
 
 from qkd.bits import Bits
-from qkd.graph import QuantGraph
+from qkd.graph.graph import QuantGraph
 from tests.strategies import RandomGraph
 
 SAME = (1, 1, 1, 1)

@@ -19,20 +19,20 @@ from torch import Tensor
 from benchmarks.record import write_record
 from benchmarks.study_arms import DIGITS, as_recipe
 from qkd.bits import Bits
-from qkd.datasets import Split, load_data
-from qkd.evaluation import top1
-from qkd.freeze import freeze
-from qkd.graph import QuantGraph
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantize import Quantize
-from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
-from qkd.passes.self_study import Qat
-from qkd.quantizer import CLIP_FRACTIONS, CodeRange, LearnedStep, initial_weight_step, to_codes
+from qkd.data.datasets import Split, load_data
+from qkd.graph.graph import QuantGraph
+from qkd.graph.reference import run_in_batches
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.re_estimate_batch_norm import ReEstimateBatchNorm
+from qkd.passes.train.self_study import Qat
 from qkd.recipe import ModelSpec, QuantizerSpec
-from qkd.reference import run_in_batches
-from qkd.state import TrainState
-from qkd.student import PLAIN_STEPS
-from qkd.training_run import initial_state
+from qkd.student.freeze import freeze
+from qkd.student.quantizer import CLIP_FRACTIONS, CodeRange, LearnedStep, initial_weight_step, to_codes
+from qkd.student.student import PLAIN_STEPS
+from qkd.train.evaluation import top1
+from qkd.train.state import TrainState
+from qkd.train.training_run import initial_state
 
 EVEN, ODD = CodeRange(-2, 1), CodeRange(-3, 3)
 WIDTHS = (4,)
@@ -76,7 +76,7 @@ def first_odd_step(weight: Tensor, codes: CodeRange, per_channel: bool) -> Tenso
 def odd_levels() -> Iterator[None]:
     """Weights of 2 bits on odd levels."""
     replaced = {"LearnedStep": OddStep, "initial_weight_step": first_odd_step}
-    with patch.multiple("qkd.weighted_layers", **replaced):
+    with patch.multiple("qkd.student.weighted_layers", **replaced):
         yield
 
 
@@ -99,7 +99,7 @@ def step_of_twn(weight_OK: Tensor) -> Tensor:
 
 def activations_by(rule: Callable[[Tensor, CodeRange], Tensor]) -> Patch:
     """Another first step of activations."""
-    return lambda: patch("qkd.activation.initial_activation_step", rule)
+    return lambda: patch("qkd.student.activation.initial_activation_step", rule)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def arms() -> Iterable[Arm]:
         for kind in (QuantizerSpec(), QuantizerSpec(ternary_thresholds="asymmetric")):
             yield Arm("ternary thresholds", "ternary-A8", f"{kind.ternary_thresholds}, rate {rate}", kind, rate)
     yield Arm("first ternary step", "ternary-A8", "least squares")
-    approximate = lambda: patch("qkd.quantizer.ternary_step", step_of_twn)  # noqa: E731
+    approximate = lambda: patch("qkd.student.quantizer.ternary_step", step_of_twn)  # noqa: E731
     yield Arm("first ternary step", "ternary-A8", "TWN", start=approximate)
     for bits in ("W4A4", "W2A2"):
         for strength in (0.0, 0.1, 1.0):

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qkd.files import write_atomic
-from qkd.machine import describe_machine, package_versions, today
+from qkd.base.files import write_atomic
+from qkd.base.machine import describe_machine, package_versions, today
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -15,14 +15,14 @@ from benchmarks.record import write_record
 from benchmarks.rpc_servers import server, tracker
 from qkd.errors import ToolError
 from qkd.graph_inputs import graphs_with_inputs
-from qkd.lower import Library
-from qkd.planning import build, plan
-from qkd.profiling import profile
+from qkd.lower.lower import Library
+from qkd.proof.profiling import profile
+from qkd.proof.verification import verify
 from qkd.targets import load_target
-from qkd.targets.rpc import BoardAddress
-from qkd.targets.runners import open_board
-from qkd.targets.toolchain import tool_version
-from qkd.verification import verify
+from qkd.targets.planning import build, plan
+from qkd.targets.running.rpc import BoardAddress
+from qkd.targets.running.runners import open_board
+from qkd.targets.running.toolchain import tool_version
 
 DEVICES = ("cortex_a53", "cortex_a72", "cortex_a76", "armv8_6_i8mm")
 TOO_NEW = ("cortex_a76", "armv8_6_i8mm")

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qkd.errors import ToolError
-from qkd.targets.rpc import BoardAddress, tracker_keys
+from qkd.targets.running.rpc import BoardAddress, tracker_keys
 
 LOOPBACK = "127.0.0.1"
 START_LIMIT_S = 600.0  # two Pythons import TVM one after the other; emulated, on a busy machine, that takes minutes

@@ -18,17 +18,18 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from qkd.bits import Bits
-from qkd.datasets import Dataset, Split, load_data
-from qkd.freeze import freeze
-from qkd.graph import QuantGraph
-from qkd.graph_file import save_graph
-from qkd.models import autoencoder, ds_cnn
-from qkd.optimisation import one_cycle
+from qkd.data.datasets import Dataset, Split, load_data
+from qkd.data.pixels import image_batch
+from qkd.graph.graph import QuantGraph
+from qkd.graph.graph_file import save_graph
 from qkd.passes import build_train_passes
 from qkd.pipeline import run_passes
 from qkd.recipe import DataSpec, TrainSpec
-from qkd.state import TrainState, derived_seed
-from qkd.student import calibrate, image_batch, prepare
+from qkd.student.freeze import freeze
+from qkd.student.models import autoencoder, ds_cnn
+from qkd.student.student import calibrate, prepare
+from qkd.train.optimisation import one_cycle
+from qkd.train.state import TrainState, derived_seed
 
 FORMATS = ("W8A8", "W4A8", "ternary-A8")
 SPECTROGRAM, FRAMES = (49, 10), (20, 32)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from qkd.bits import Bits
-from qkd.models import ResidualBlock, resnet8
-from qkd.student import calibrate, prepare
+from qkd.student.models import ResidualBlock, resnet8
+from qkd.student.student import calibrate, prepare
 
 SHAPE, CLASSES, BATCH = (32, 32, 3), 10, 128
 Make = Callable[[], nn.Module]

@@ -22,19 +22,19 @@ import numpy as np
 
 from benchmarks.record import kept_rows, write_record
 from benchmarks.study_arms import DIGITS, QUANTIZE, PassTable, Setting, as_recipe, cifar, control, long, methods
+from qkd.base.files import write_atomic
+from qkd.base.progress import Silent
 from qkd.bits import Bits
-from qkd.datasets import Split
+from qkd.data.datasets import Split
 from qkd.errors import InvariantError
-from qkd.evaluation import classes_of, top1
-from qkd.files import write_atomic
-from qkd.freeze import freeze
+from qkd.graph.reference import run_in_batches
 from qkd.passes import build_train_passes
-from qkd.progress import Silent
-from qkd.reference import run_in_batches
-from qkd.state import TrainState
-from qkd.student import QuantStudent
-from qkd.training_run import train
-from qkd.weights_file import save_weights
+from qkd.student.freeze import freeze
+from qkd.student.student import QuantStudent
+from qkd.train.evaluation import classes_of, top1
+from qkd.train.state import TrainState
+from qkd.train.training_run import train
+from qkd.train.weights_file import save_weights
 
 FORMATS = ("ternary-A8", "W2A2", "W4A4", "W4A8")
 SEEDS = (0, 1, 2)

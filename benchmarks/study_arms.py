@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from qkd.passes import build_train_passes
 from qkd.recipe import Recipe, parse_recipe
-from qkd.state import student_is_trained, teacher_is_trained
+from qkd.train.state import student_is_trained, teacher_is_trained
 
 PassTable: TypeAlias = dict[str, Any]
 

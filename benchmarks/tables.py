@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qkd.files import write_atomic
+from qkd.base.files import write_atomic
 
 HERE = Path(__file__).parent
 PAGE = HERE / "RESULTS.md"

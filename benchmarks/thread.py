@@ -12,9 +12,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.record import kept_rows, write_record
+from qkd.base.progress import Bars
 from qkd.compile import compile_recipe, prove_again
-from qkd.progress import Bars
-from qkd.results import RunResult, rows
+from qkd.proof.results import RunResult, rows
 
 RECIPES = Path(__file__).parent / "recipes"
 DIGITS_SEEDS = (0, 1, 2)

@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.record import kept_rows, write_record
 from benchmarks.step_variants import BATCH, CLASSES, VARIANTS
-from qkd.compiling import FUSION
-from qkd.training_run import keep_freed_memory
+from qkd.train.compiling import FUSION
+from qkd.train.training_run import keep_freed_memory
 
 TARGETS = {False: 1.6, True: 1.25}
 """Largest ratio that we allow ourselves, by compiled."""

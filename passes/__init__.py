@@ -7,19 +7,19 @@ from typing import Any, TypeAlias
 from pydantic import TypeAdapter, ValidationError
 
 from qkd.errors import RecipeError
-from qkd.passes.apprentice import Apprentice
-from qkd.passes.co_study import CoStudy
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantization_points import QuantizationPoints
-from qkd.passes.quantize import Quantize
-from qkd.passes.quantized_distillation import QuantizedDistillation
-from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
-from qkd.passes.self_study import Qat, SelfStudy
-from qkd.passes.stat_assist import StatAssist
-from qkd.passes.tutoring import Distill, Tutoring
+from qkd.passes.train.apprentice import Apprentice
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantization_points import QuantizationPoints
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.quantized_distillation import QuantizedDistillation
+from qkd.passes.train.re_estimate_batch_norm import ReEstimateBatchNorm
+from qkd.passes.train.self_study import Qat, SelfStudy
+from qkd.passes.train.stat_assist import StatAssist
+from qkd.passes.train.tutoring import Distill, Tutoring
 from qkd.pipeline import Pass
 from qkd.recipe import pass_fault
-from qkd.state import TrainState
+from qkd.train.state import TrainState
 
 TrainPass: TypeAlias = Pass[TrainState]
 

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from qkd.base.files import disk_error
+from qkd.base.progress import Bars
 from qkd.errors import QkdError
-from qkd.files import disk_error
-from qkd.progress import Bars
 
 app = typer.Typer(
     help="A distillation compiler for low-bit neural networks on Arm: what is trained is what runs, bit for bit.",
@@ -32,7 +32,7 @@ Device = Annotated[str, typer.Option(help="A device that `qkd list` names.")]
 def run(recipe: RecipePath, changes: Changes = None, out: Out = None) -> None:
     """Train, freeze, lower, prove, profile and bundle; interrupted, it goes on where it was."""
     from qkd.compile import compile_recipe
-    from qkd.report import table
+    from qkd.proof.report import table
 
     result, folder = compile_recipe(recipe, tuple(changes or ()), out, Bars(console))
     Console(width=max(console.width, 150)).print(table(result))
@@ -45,7 +45,7 @@ def run(recipe: RecipePath, changes: Changes = None, out: Out = None) -> None:
 def check(recipe: RecipePath, changes: Changes = None) -> None:
     """Check all that can be known before the first epoch: recipe, pass order, data, tools, memory."""
     from qkd.compile import check_recipe
-    from qkd.datasets import load_data
+    from qkd.data.datasets import load_data
     from qkd.recipe import load_recipe
 
     wanted = load_recipe(recipe, tuple(changes or ()))
@@ -62,13 +62,13 @@ def lower(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which kernels were chosen, and why.")] = False,
 ) -> None:
     """Lower a frozen graph for one device and say what it takes."""
-    from qkd.archive import archive
-    from qkd.files import write_atomic
-    from qkd.graph_file import load_graph
-    from qkd.header import c_header
-    from qkd.planning import build, plan
+    from qkd.base.files import write_atomic
+    from qkd.bundle.archive import archive
+    from qkd.bundle.header import c_header
+    from qkd.graph.graph_file import load_graph
     from qkd.recipe import BudgetSpec
     from qkd.targets import load_target
+    from qkd.targets.planning import build, plan
 
     target, budget = load_target(device), BudgetSpec()
     planned = plan(load_graph(graph), target, budget)
@@ -94,13 +94,13 @@ def verify(
     images: Annotated[int, typer.Option(help="Test images; 0 is the whole test split.")] = 0,
 ) -> None:
     """Prove again that the devices compute what was trained: every element of every layer, tolerance 0."""
-    from qkd.datasets import load_data
-    from qkd.graph_file import load_graph
-    from qkd.planning import build, plan
+    from qkd.data.datasets import load_data
+    from qkd.graph.graph_file import load_graph
+    from qkd.proof.verification import verify as compare
     from qkd.run_folder import graph_path, read_run_recipe
     from qkd.targets import load_target
-    from qkd.targets.runners import open_runner
-    from qkd.verification import verify as compare
+    from qkd.targets.planning import build, plan
+    from qkd.targets.running.runners import open_runner
 
     recipe = read_run_recipe(folder)
     codes = load_data(recipe.data, folder / "data").test.codes()[: images or None]
@@ -132,12 +132,12 @@ def profile(
 ) -> None:
     """Say what each layer costs on a device or a board, after comparing every element with the reference."""
     from qkd.graph_inputs import graphs_with_inputs
-    from qkd.planning import build, plan
-    from qkd.profile_table import evidence_line, profile_table
-    from qkd.profiling import profile as put_together
+    from qkd.proof.profile_table import evidence_line, profile_table
+    from qkd.proof.profiling import profile as put_together
+    from qkd.proof.verification import verify as compare
     from qkd.targets import load_target
-    from qkd.targets.runners import choose_runner
-    from qkd.verification import verify as compare
+    from qkd.targets.planning import build, plan
+    from qkd.targets.running.runners import choose_runner
 
     target, differing = load_target(device), 0
     open_on = choose_runner(target, runner, tracker, server, key)
@@ -159,7 +159,7 @@ def profile(
 def report(folder: RunFolder) -> None:
     """Write the HTML report of a finished run again."""
     from qkd.compile import write_report
-    from qkd.results import RunResult
+    from qkd.proof.results import RunResult
 
     _say(str(write_report(folder, RunResult.load(folder / "results.json"))))
 
@@ -167,8 +167,8 @@ def report(folder: RunFolder) -> None:
 @app.command("list")
 def list_() -> None:
     """Name the devices, models, data sets and passes that a recipe may use."""
-    from qkd.models import MODELS
     from qkd.passes import TRAIN_PASSES
+    from qkd.student.models import MODELS
     from qkd.targets import target_names
 
     for kind, names in {

@@ -14,31 +14,33 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd import parallel, report
+from qkd.base.files import write_atomic
+from qkd.base.machine import describe_machine, package_versions, today
+from qkd.base.progress import Reporter
 from qkd.bits import Bits
-from qkd.datasets import Dataset, load_data
-from qkd.evaluation import evaluate
-from qkd.files import write_atomic
-from qkd.freeze import freeze
-from qkd.graph import QuantGraph
-from qkd.graph_file import load_graph, save_graph
-from qkd.machine import describe_machine, package_versions, today
+from qkd.data.datasets import Dataset, load_data
+from qkd.data.pixels import image_batch
+from qkd.graph.graph import QuantGraph
+from qkd.graph.graph_file import load_graph, save_graph
 from qkd.passes import build_train_passes
-from qkd.planning import build, plan
-from qkd.progress import Reporter
-from qkd.proving import ProofTask, prove
+from qkd.proof import report
+from qkd.proof.proving import ProofTask, prove
+from qkd.proof.results import DeviceResult, FormatResult, RunResult, layer_facts
 from qkd.recipe import Recipe, VerifySpec, load_recipe
-from qkd.results import DeviceResult, FormatResult, RunResult, layer_facts
 from qkd.run_folder import graph_path, model_name, read_run_recipe, weights_path, write_run_recipe
-from qkd.student import calibrate, image_batch
+from qkd.student.freeze import freeze
+from qkd.student.student import calibrate
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.board import board_files
-from qkd.targets.runners import open_runner
-from qkd.targets.shared_library import shared_library_bytes
-from qkd.targets.toolchain import install_hint, missing_tools
-from qkd.training_run import check_passes, initial_state, shared_data, train, trained_networks, untrained_student
-from qkd.weights_file import save_weights
+from qkd.targets.planning import build, plan
+from qkd.targets.running.board import board_files
+from qkd.targets.running.runners import open_runner
+from qkd.targets.running.shared_library import shared_library_bytes
+from qkd.targets.running.toolchain import install_hint, missing_tools
+from qkd.train import parallel
+from qkd.train.evaluation import evaluate
+from qkd.train.training_run import check_passes, initial_state, shared_data, train, trained_networks, untrained_student
+from qkd.train.weights_file import save_weights
 
 CALIBRATION_IMAGES = 64
 """Enough for the untrained graph, of which only the shapes matter."""

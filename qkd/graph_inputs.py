@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.datasets import load_data
-from qkd.graph import QuantGraph
-from qkd.graph_file import load_graph
+from qkd.data.datasets import load_data
+from qkd.graph.graph import QuantGraph
+from qkd.graph.graph_file import load_graph
 from qkd.recipe import BudgetSpec
 from qkd.run_folder import graph_path, read_run_recipe
 

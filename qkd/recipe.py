@@ -4,23 +4,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from qkd.base.records import Record, faults_in
 from qkd.bits import Bits
 from qkd.errors import QkdError, RecipeError
 
 Positive = Annotated[int, Field(gt=0)]
 
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-"""How everything that a recipe says is read, the passes' options too."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, **STRICT)
-
-
-class DataSpec(_Strict):
+class DataSpec(Record):
     """Which data set, and how it is split and augmented."""
 
     name: Literal["digits", "cifar10", "parquet"]
@@ -33,7 +26,7 @@ class DataSpec(_Strict):
     flip: bool = False
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Record):
     """A network by name (`qkd models` lists them) or as `package.module:function`, and its options."""
 
     model: str
@@ -42,16 +35,16 @@ class ModelSpec(_Strict):
     """File of trained weights, relative to the recipe or absolute; a network that has them needs no pretrain pass."""
 
 
-class QuantizerSpec(_Strict):
+class QuantizerSpec(Record):
     """How a student rounds beyond its bits, in every pass that quantizes; the defaults are plain learned steps."""
 
     ternary_thresholds: Literal["symmetric", "asymmetric"] = "symmetric"
-    """Ternary weights become ±1 beyond half a step, or beyond a learned threshold on each side (`qkd.ternary`)."""
+    """Ternary weights become ±1 beyond half a step, or beyond a learned threshold a side (`qkd.student.ternary`)."""
     dampening: Annotated[float, Field(ge=0)] = 0.0
-    """Final pull of the weights towards their codes, against oscillation (`qkd.dampening`); 0: none."""
+    """Final pull of the weights towards their codes, against oscillation (`qkd.train.dampening`); 0: none."""
 
 
-class TrainSpec(_Strict):
+class TrainSpec(Record):
     """What every training pass shares."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -73,7 +66,7 @@ class TrainSpec(_Strict):
     quantizer: QuantizerSpec = QuantizerSpec()
 
 
-class BudgetSpec(_Strict):
+class BudgetSpec(Record):
     """Upper limits besides the device's own memory; None leaves the device's."""
 
     flash_bytes: Positive | None = None
@@ -82,7 +75,7 @@ class BudgetSpec(_Strict):
     """What one layer's workspace may take of the arena; a faster kernel that needs more is not chosen."""
 
 
-class VerifySpec(_Strict):
+class VerifySpec(Record):
     """How many test images each kind of device must compute exactly; 0 is the whole test split."""
 
     host: Annotated[int, Field(ge=0)] = 0
@@ -90,7 +83,7 @@ class VerifySpec(_Strict):
     cortex_m: Annotated[int, Field(ge=0)] = 0
 
 
-class Recipe(_Strict):
+class Recipe(Record):
     """Everything a run depends on."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -146,7 +139,7 @@ def load_recipe(path: Path, changes: tuple[str, ...] = ()) -> Recipe:
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its files found from anywhere; they stand relative to `folder`."""
-    changed: dict[str, BaseModel] = {}
+    changed: dict[str, Record] = {}
     for name, key in (("data", "path"), ("teacher", "weights"), ("student", "weights")):
         part = getattr(recipe, name)
         if getattr(part, key) is not None:
@@ -160,17 +153,6 @@ def parse_recipe(table: dict[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(table)
     except ValidationError as error:
         raise RecipeError(f"{source} has {faults_in(error)}") from None
-
-
-def faults_in(error: ValidationError, prefix: str = "") -> str:
-    """How many faults there are, and one line for each: path, what is wrong, what was given."""
-    count = error.error_count()
-    lines = ["1 fault:" if count == 1 else f"{count} faults:"]
-    for fault in error.errors(include_url=False):
-        where = prefix + ".".join(str(part) for part in fault["loc"])
-        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
-        lines.append(f"  {where}: {fault['msg']}{given}")
-    return "\n".join(lines)
 
 
 def _apply(table: dict[str, Any], change: str) -> None:

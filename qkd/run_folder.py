@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from qkd.base.files import write_atomic
 from qkd.bits import Bits
 from qkd.errors import RecipeError
-from qkd.files import write_atomic
 from qkd.recipe import Recipe, parse_recipe
 
 RECIPE = "recipe.json"

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from qkd.base.records import Record
 
 InstructionSet = Literal[
     "host", "armv6-m", "armv7e-m", "armv8.1-m.mve", "armv8.0-a", "armv8.2-a.dotprod", "armv8.6-a.i8mm"
@@ -10,10 +12,8 @@ InstructionSet = Literal[
 """What kernels may use; armv7e-m is the DSP extension of Cortex-M4, M7 and M33."""
 
 
-class Target(BaseModel):
+class Target(Record):
     """One device, read from `targets/devices/<name>.toml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str
     kind: Literal["host", "aarch64", "cortex_m"]

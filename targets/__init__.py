@@ -8,8 +8,8 @@ from importlib.resources import files
 
 from pydantic import ValidationError
 
+from qkd.base.records import faults_in
 from qkd.errors import InvariantError, RecipeError
-from qkd.recipe import faults_in
 from qkd.target import Target
 
 _NAMES = (

@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qkd.codegen import compile_kernel
+from qkd.lower.codegen import compile_kernel
 from qkd.targets import load_target
-from qkd.tir import Param, function
+from qkd.tir.tir import Param, function
 
 
 def call_on_host(body: Callable[..., None], *arrays: NDArray[Any], may_alias: bool = False, prelude: str = "") -> None:

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from qkd.graph import Op, QuantGraph
-from qkd.kernel import Kernel
-from qkd.lower import Library, lower
-from qkd.passes.fuse_adds import FuseAdds
-from qkd.passes.plan_memory import PlanMemory
+from qkd.graph.graph import Op, QuantGraph
+from qkd.lower.lower import Library, lower
+from qkd.passes.graph.fuse_adds import FuseAdds
+from qkd.passes.graph.plan_memory import PlanMemory
 from qkd.target import Target
 from qkd.targets.kernels import choose_kernels, offers
 from qkd.targets.kernels.choice import choose
 from qkd.targets.kernels.fusing import adds_that_pay
+from qkd.tir.kernel import Kernel
 
 
 def planned(graph: QuantGraph, kernels: Sequence[Kernel]) -> QuantGraph:

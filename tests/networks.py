@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, pad, relu
 
 from qkd.bits import Bits
-from qkd.datasets import Dataset, Split
+from qkd.data.datasets import Dataset, Split
+from qkd.data.pixels import image_batch
 from qkd.recipe import TrainSpec
-from qkd.state import TrainState
-from qkd.student import QuantStudent, calibrate, image_batch, prepare
+from qkd.student.student import QuantStudent, calibrate, prepare
+from qkd.train.state import TrainState
 
 SHAPE = (13, 11, 3)
 """(H, W, C) of the images that `Everything` takes."""

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.fixed_point import choose_add, choose_bias_add, choose_requantize
-from qkd.graph import (
+from qkd.graph.fixed_point import choose_add, choose_bias_add, choose_requantize
+from qkd.graph.graph import (
     Add,
     AveragePool2d,
     Conv2d,

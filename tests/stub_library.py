@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from qkd.graph import QuantGraph
-from qkd.header import c_header
-from qkd.portable_c import portable_sources
+from qkd.bundle.header import c_header
+from qkd.bundle.portable_c import portable_sources
+from qkd.graph.graph import QuantGraph
 from qkd.target import Target
 from qkd.targets import load_target
-from qkd.targets.image import BARE_METAL_CFLAGS
-from qkd.targets.toolchain import install_hint, missing_tools
+from qkd.targets.running.image import BARE_METAL_CFLAGS
+from qkd.targets.running.toolchain import install_hint, missing_tools
 from tests.strategies import RandomGraph
 
 if TYPE_CHECKING:
-    from qkd.lower import Library
+    from qkd.lower.lower import Library
 
 SOURCE = r"""
 #include "stub.h"

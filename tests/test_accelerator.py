@@ -10,19 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qkd import training
-from qkd.accelerator import CPU, make_deterministic, precision, training_device
-from qkd.distill.response import ResponseLoss
+from qkd.data.pixels import image_batch
 from qkd.errors import RecipeError
-from qkd.gradient_boost import GradBoost
-from qkd.job import Job
-from qkd.optimisation import Learner
-from qkd.passes.co_study import CoStudy
-from qkd.passes.quantize import Quantize
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.quantize import Quantize
 from qkd.recipe import TrainSpec
-from qkd.state import TrainState
-from qkd.student import calibrate, image_batch
-from qkd.training_run import shared_settings
+from qkd.student.student import calibrate
+from qkd.train import training
+from qkd.train.accelerator import CPU, make_deterministic, precision, training_device
+from qkd.train.gradient_boost import GradBoost
+from qkd.train.job import Job
+from qkd.train.knowledge.response import ResponseLoss
+from qkd.train.optimisation import Learner
+from qkd.train.state import TrainState
+from qkd.train.training_run import shared_settings
 from tests.networks import SHAPE, random_pixels, small_student, tiny_state
 
 META = torch.device("meta")

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch.nn.functional import softmax
 
-from qkd.distill.response import full_cross_entropy
 from qkd.errors import RecipeError
-from qkd.passes.apprentice import Apprentice, first_student
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantize import Quantize
-from qkd.passes.self_study import SelfStudy
-from qkd.passes.tutoring import Tutoring
+from qkd.passes.train.apprentice import Apprentice, first_student
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.self_study import SelfStudy
+from qkd.passes.train.tutoring import Tutoring
 from qkd.pipeline import check_order, run_passes
-from qkd.state import Session, TrainState, student_is_quantized
-from qkd.teacher_logits import FOLDER
+from qkd.train.knowledge.response import full_cross_entropy
+from qkd.train.state import Session, TrainState, student_is_quantized
+from qkd.train.teacher_logits import FOLDER
 from tests.networks import same_weights, tiny_state
 
 STEPS = {"learning_rate": 0.05, "warmup": 0.2}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qkd.archive import archive
-from qkd.lower import Library
-from qkd.objects import defined_symbols
+from qkd.bundle.archive import archive
+from qkd.lower.lower import Library
+from qkd.lower.objects import defined_symbols
 from qkd.targets import load_target
 from tests.lowering import lowered
 from tests.strategies import residual_graph

@@ -4,8 +4,8 @@ import struct
 
 import pytest
 
-from qkd.device_run import Board
-from qkd.targets.board_identity import (
+from qkd.proof.device_run import Board
+from qkd.targets.running.board_identity import (
     AUXILIARY,
     COMPATIBLE,
     CPUINFO,

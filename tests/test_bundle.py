@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from qkd.bundle import BundleFacts, bundle_files, write_bundle
+from qkd.bundle.bundle import BundleFacts, bundle_files, write_bundle
+from qkd.bundle.manifest import check_bundle, read_manifest
 from qkd.errors import RecipeError, ToolError
-from qkd.graph import QuantGraph
-from qkd.manifest import check_bundle, read_manifest
-from qkd.passes.plan_memory import PlanMemory
+from qkd.graph.graph import QuantGraph
+from qkd.graph.reference import run_in_batches
+from qkd.passes.graph.plan_memory import PlanMemory
 from qkd.recipe import parse_recipe
-from qkd.reference import run_in_batches
 from qkd.targets import load_target
-from qkd.targets.board import board_files
+from qkd.targets.running.board import board_files
 from tests.strategies import random_inputs, residual_graph
 from tests.stub_library import device_or_skip, portable_library
 
 if TYPE_CHECKING:
-    from qkd.lower import Library
+    from qkd.lower.lower import Library
 
 FACTS = BundleFacts("W4A8", tool_versions={"tvm": "0.27"})
 
@@ -140,7 +140,7 @@ def test_the_example_passes_in_the_emulator(device: str, sources: str, tmp_path:
 @pytest.mark.parametrize("device", ["host", "cortex_m4"])
 def test_the_library_that_tvm_made_passes_its_self_test(device: str, tmp_path: Path) -> None:
     target = device_or_skip(device)
-    from qkd.lower import lower
+    from qkd.lower.lower import lower
     from qkd.targets.kernels import choose_kernels
 
     graph = residual_graph(name="demo")

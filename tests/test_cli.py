@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from qkd import cli
-from qkd.manifest import check_bundle
-from qkd.results import RunResult
+from qkd.bundle.manifest import check_bundle
+from qkd.proof.results import RunResult
 
 RECIPE = """
 name = "small"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qkd.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape, Value
-from qkd.passes.fuse_adds import FuseAdds
+from qkd.graph.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Value
+from qkd.graph.steps import steps
+from qkd.passes.graph.fuse_adds import FuseAdds
 from qkd.targets import load_target, target_names
 from qkd.targets.kernels import choose_kernels
 from qkd.targets.kernels.codebook_order import FILLED_UP, Order, order_of
@@ -47,7 +48,7 @@ def layers(of_channel: bool = True, count: int = 4, channels: int = 12) -> Quant
 def test_a_device_computes_what_the_reference_computes(device: str, of_channel: bool, count: int) -> None:
     """Also where looking up as one multiplies is estimated to be faster."""
     graph = layers(of_channel, count)
-    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    ops = steps(graph)
     offered = [kernels_of(graph, op, load_target(device)) for op in ops]
     chosen = [next(k for k in of if k.variant.startswith("codebook_")) for of in offered]
     assert_device_equals_reference(graph, device, chosen)

@@ -4,13 +4,12 @@ import re
 
 import pytest
 
-from qkd import tir
-from qkd.codegen import ALLOCATION_LIMIT_BYTES, assemble, compile_kernel, preamble
 from qkd.errors import InvariantError
-from qkd.kernel import PrimFunc
-from qkd.objects import defined_symbols, section_bytes, undefined_symbols
+from qkd.lower.codegen import ALLOCATION_LIMIT_BYTES, assemble, compile_kernel, preamble
+from qkd.lower.objects import defined_symbols, section_bytes, undefined_symbols
 from qkd.targets import load_target, target_names
-from qkd.tir import Param, Pointer
+from qkd.tir import tir
+from qkd.tir.tir import Param, Pointer, PrimFunc
 
 
 def copy_kernel(symbol: str = "copy") -> PrimFunc:

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from qkd.errors import InvariantError, ToolError
-from qkd.targets import counting
-from qkd.targets.counting import Mark, plugin, read_counts, read_marks, symbol_address
-from qkd.targets.hotspots import annotated_listing
-from qkd.targets.image import build_image
-from qkd.targets.runners import run_on
+from qkd.targets.running import counting
+from qkd.targets.running.counting import Mark, plugin, read_counts, read_marks, symbol_address
+from qkd.targets.running.hotspots import annotated_listing
+from qkd.targets.running.image import build_image
+from qkd.targets.running.runners import run_on
 from tests.strategies import random_inputs
 from tests.stub_library import device_or_skip, stub_graph, stub_library
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cycle_estimate import SIMULATIONS, Block, cut_blocks, estimate_cycles
 from qkd.targets import load_target
-from qkd.targets.runners import run_on
+from qkd.targets.running.runners import run_on
 from tests.lowering import lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip

@@ -2,11 +2,11 @@
 
 import pytest
 
-from qkd.device_run import DeviceRun
+from qkd.proof.device_run import DeviceRun
 from qkd.targets import load_target
-from qkd.targets.cycle_model import CORES, DIVIDE_CYCLES, Instruction, estimate_cycles, listing_cycles
 from qkd.targets.kernels import choices
-from qkd.targets.runners import run_on
+from qkd.targets.running.cycle_model import CORES, DIVIDE_CYCLES, Instruction, estimate_cycles, listing_cycles
+from qkd.targets.running.runners import run_on
 from tests.lowering import lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip

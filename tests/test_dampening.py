@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from qkd.dampening import dampen, dampening_strength
-from qkd.passes.co_study import CoStudy
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantize import Quantize
-from qkd.passes.self_study import Qat
-from qkd.quantizer import LearnedStep
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.self_study import Qat
 from qkd.recipe import QuantizerSpec
-from qkd.state import TrainState
-from qkd.student import QuantStudent
+from qkd.student.quantizer import LearnedStep
+from qkd.student.student import QuantStudent
+from qkd.train.dampening import dampen, dampening_strength
+from qkd.train.state import TrainState
 from tests.networks import same_weights, small_student, tiny_network, tiny_state
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from qkd.augment import Views
-from qkd.datasets import Dataset, Split, load_data
+from qkd.data.datasets import Dataset, Split, load_data
 from qkd.errors import RecipeError
 from qkd.recipe import DataSpec
+from qkd.train.augment import Views
 
 
 def write_folder(folder: Path, rows: dict[str, list[tuple[np.ndarray, int]]], form: str = "PNG") -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qkd.digests import network_sha256
+from qkd.train.digests import network_sha256
 
 BASE = "import torch\nclass Base(torch.nn.Module):\n    def forward(self, x): return torch.{0}(x)\n"
 LEAF = "from user_base import Base\nimport user_helper\nclass Leaf(Base):\n    pass\n"

@@ -12,10 +12,11 @@ import pytest
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from qkd import __version__, reference
-from qkd.entry import ERROR_INVALID, ERROR_TOO_SMALL, OK
-from qkd.header import ARENA_ALIGN, total_macs
-from qkd.lower import Library
+from qkd import __version__
+from qkd.graph import reference
+from qkd.graph.steps import ARENA_ALIGN, total_macs
+from qkd.lower.entry import ERROR_INVALID, ERROR_TOO_SMALL, OK
+from qkd.lower.lower import Library
 from qkd.targets import load_target
 from tests.lowering import lowered
 from tests.strategies import random_inputs, residual_graph

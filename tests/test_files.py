@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from qkd.base.files import save_atomic, save_folder, write_atomic
 from qkd.errors import ToolError
-from qkd.files import save_atomic, save_folder, write_atomic
 
 
 def test_a_failing_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qkd.errors import UnsupportedOpError
-from qkd.fixed_point import (
+from qkd.graph.fixed_point import (
     Requantize,
     add_rescaled,
     choose_add,

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from qkd.bits import Bits
+from qkd.data.pixels import image_batch
 from qkd.errors import UnsupportedOpError
-from qkd.freeze import freeze
-from qkd.graph import AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Reshape
-from qkd.reference import run
-from qkd.student import calibrate, image_batch, prepare
+from qkd.graph.graph import AveragePool2d, Conv2d, DepthwiseConv2d, FullyConnected, MaxPool2d, Reshape
+from qkd.graph.reference import run
+from qkd.student.freeze import freeze
+from qkd.student.student import calibrate, prepare
 from tests.networks import SHAPE, random_pixels, small_student
 
 

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qkd.graph import Conv2dAdd, QuantGraph
-from qkd.kernel import Kernel
-from qkd.passes.fuse_adds import FuseAdds, fusable_adds, fuse_adds
-from qkd.planning import plan
+from qkd.graph.graph import Conv2dAdd, QuantGraph
+from qkd.passes.graph.fuse_adds import FuseAdds, fusable_adds, fuse_adds
+from qkd.proof.verification import verify
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
 from qkd.targets.kernels.fusing import adds_that_pay
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.planning import plan
+from qkd.targets.running.runners import open_runner
+from qkd.tir.kernel import Kernel
 from tests.lowering import kernels_of, lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip

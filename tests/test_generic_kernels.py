@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd import reference
-from qkd.graph import QuantGraph, Reshape
+from qkd.graph import reference
+from qkd.graph.graph import QuantGraph
+from qkd.graph.steps import steps
 from qkd.targets import load_target
 from qkd.targets.kernels.generic import kernels as generic_kernels
-from qkd.targets.runners import run_on
+from qkd.targets.running.runners import run_on
 from tests.lowering import lowered
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs
 
@@ -42,7 +43,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
 
 def assert_host_equals_reference(graph: QuantGraph) -> None:
     host = load_target("host")
-    kernels = [kernel for op in graph.ops if not isinstance(op, Reshape) for kernel in generic_kernels(graph, op, host)]
+    kernels = [kernel for op in steps(graph) for kernel in generic_kernels(graph, op, host)]
     library = lowered(graph, host, kernels)
     inputs = random_inputs(graph, 4)
     entry = graph.values[graph.inputs[0]]

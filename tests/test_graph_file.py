@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qkd.errors import RecipeError
-from qkd.graph_file import load_graph, save_graph
-from qkd.reference import run_in_batches
+from qkd.graph.graph_file import load_graph, save_graph
+from qkd.graph.reference import run_in_batches
 from tests.strategies import random_inputs, residual_graph
 
 

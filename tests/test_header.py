@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from qkd.bundle.header import c_header, simple_ratio
 from qkd.errors import InvariantError, RecipeError, UnsupportedOpError
-from qkd.graph import QuantGraph
-from qkd.header import c_header, simple_ratio
-from qkd.passes.plan_memory import PlanMemory
+from qkd.graph.graph import QuantGraph
+from qkd.passes.graph.plan_memory import PlanMemory
 from tests.conftest import ANOTHER
 from tests.strategies import RandomGraph, residual_graph
 

@@ -8,22 +8,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qkd.fixed_point import choose_requantize, requantize
-from qkd.graph import QuantGraph, Reshape
-from qkd.kernel import Kernel
+from qkd.graph.fixed_point import choose_requantize, requantize
+from qkd.graph.graph import QuantGraph, Reshape
+from qkd.proof.verification import verify
 from qkd.targets import load_target
-from qkd.targets.cycle_model import estimate_cycles
-from qkd.targets.image import build_image
 from qkd.targets.kernels import choices, choose_kernels, offers
-from qkd.targets.kernels.armv6_m_connected import Plan, packed_tiles
-from qkd.targets.kernels.armv6_m_connected_ir import Tile
-from qkd.targets.kernels.armv6_m_convolution import fits_half, grouped, packed_weights
-from qkd.targets.kernels.armv6_m_requantize import accumulator_range, digit_requantize
-from qkd.targets.kernels.armv6_m_rows import LOOKUPS, Multiply
+from qkd.targets.kernels.armv6_m.connected import Plan, packed_tiles
+from qkd.targets.kernels.armv6_m.connected_ir import Tile
+from qkd.targets.kernels.armv6_m.convolution import fits_half, grouped, packed_weights
+from qkd.targets.kernels.armv6_m.requantize import accumulator_range, digit_requantize
+from qkd.targets.kernels.armv6_m.rows import LOOKUPS, Multiply
 from qkd.targets.kernels.candidate import Refused
-from qkd.targets.runners import open_runner, run_on
-from qkd.targets.toolchain import find_tool
-from qkd.verification import verify
+from qkd.targets.running.cycle_model import estimate_cycles
+from qkd.targets.running.image import build_image
+from qkd.targets.running.runners import open_runner, run_on
+from qkd.targets.running.toolchain import find_tool
+from qkd.tir.kernel import Kernel
 from tests.lowering import kernels_of, lowered
 from tests.strategies import RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip

@@ -7,16 +7,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qkd.graph import Conv2d, FullyConnected, Op, QuantGraph, Reshape
-from qkd.kernel import Kernel
+from qkd.graph.graph import Conv2d, FullyConnected, Op, QuantGraph
+from qkd.graph.steps import steps
+from qkd.proof.verification import verify
 from qkd.targets import load_target
 from qkd.targets.kernels import choices, choose_kernels
-from qkd.targets.kernels.armv7e_m_lookup import pack_indices, safe_chunks, ternary_groups
-from qkd.targets.kernels.armv7e_m_shared_lanes import ROTATIONS, SharedLanes
-from qkd.targets.kernels.armv7e_m_weights import WeightFormat, tile_starts
+from qkd.targets.kernels.armv7e_m.lookup import pack_indices, safe_chunks, ternary_groups
+from qkd.targets.kernels.armv7e_m.shared_lanes import ROTATIONS, SharedLanes
+from qkd.targets.kernels.armv7e_m.weights import WeightFormat
 from qkd.targets.kernels.bounds import fits_int16, fits_int32
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.kernels.thumb import tile_starts
+from qkd.targets.running.runners import open_runner
+from qkd.tir.kernel import Kernel
 from tests.lowering import kernels_of, lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip
@@ -48,8 +50,7 @@ def assert_device_equals_reference(graph: QuantGraph, core: str, kernels: tuple[
 def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
     core: str, graph: QuantGraph, data: st.DataObject
 ) -> None:
-    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
-    kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op))) for op in steps)
+    kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op))) for op in steps(graph))
     assert_device_equals_reference(graph, core, kernels)
 
 

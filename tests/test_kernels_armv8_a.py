@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from qkd.graph import Op, QuantGraph, Reshape
-from qkd.kernel import Kernel
+from qkd.graph.graph import Op, QuantGraph
+from qkd.graph.steps import steps
+from qkd.proof.verification import verify
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.kernels.armv8_a_chains import chains_fit_int16, longest_chains, split_into_chains, sum_fits_int16
-from qkd.targets.kernels.armv8_a_depthwise import split_taps
-from qkd.targets.kernels.armv8_a_patches import VECTOR_BYTES
-from qkd.targets.kernels.armv8_a_weights import channel_blocks, pack_vectors
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.kernels.armv8_a.chains import chains_fit_int16, longest_chains, split_into_chains, sum_fits_int16
+from qkd.targets.kernels.armv8_a.depthwise import split_taps
+from qkd.targets.kernels.armv8_a.patches import VECTOR_BYTES
+from qkd.targets.kernels.armv8_a.weights import channel_blocks, pack_vectors
+from qkd.targets.running.runners import open_runner
+from qkd.tir.kernel import Kernel
 from tests.lowering import kernels_of, lowered
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs
 from tests.stub_library import device_or_skip
@@ -75,8 +76,7 @@ def networks(draw: st.DrawFn) -> QuantGraph:
 def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
     core: str, graph: QuantGraph, data: st.DataObject
 ) -> None:
-    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
-    kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op, core))) for op in steps)
+    kernels = tuple(data.draw(st.sampled_from(every_kernel(graph, op, core))) for op in steps(graph))
     assert_device_equals_reference(graph, core, kernels)
 
 

@@ -5,17 +5,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from qkd.fixed_point import BiasAdd, Requantize, choose_requantize, requantize
-from qkd.graph import FullyConnected, Op, QParams, QuantGraph, Reshape, Value
-from qkd.kernel import Kernel
+from qkd.graph.fixed_point import BiasAdd, Requantize, choose_requantize, requantize
+from qkd.graph.graph import FullyConnected, Op, QParams, QuantGraph, Reshape, Value
+from qkd.graph.steps import steps
+from qkd.proof.verification import verify
 from qkd.targets import load_target
 from qkd.targets.kernels import choices
-from qkd.targets.kernels.armv8_1_m_mve_planes import Planes
-from qkd.targets.kernels.armv8_1_m_mve_products import PassLayout, pack_passes
-from qkd.targets.kernels.armv8_1_m_mve_results import finish_of, rescale
-from qkd.targets.kernels.generic import Window
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.kernels.armv8_1_m_mve.planes import Planes
+from qkd.targets.kernels.armv8_1_m_mve.products import PassLayout, pack_passes
+from qkd.targets.kernels.armv8_1_m_mve.results import finish_of, rescale
+from qkd.targets.kernels.window import Window
+from qkd.targets.running.runners import open_runner
+from qkd.tir.kernel import Kernel
 from tests.lowering import kernels_of, lowered
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip
@@ -73,8 +74,7 @@ def networks(draw: st.DrawFn) -> QuantGraph:
 def test_every_layer_of_a_random_network_equals_the_reference_with_any_kernel(
     graph: QuantGraph, data: st.DataObject
 ) -> None:
-    steps = [op for op in graph.ops if not isinstance(op, Reshape)]
-    kernels = tuple(data.draw(st.sampled_from(mve_kernels(graph, op))) for op in steps)
+    kernels = tuple(data.draw(st.sampled_from(mve_kernels(graph, op))) for op in steps(graph))
     library = lowered(graph, device_or_skip("cortex_m55"), kernels)
     entry = graph.values[graph.inputs[0]]
     corners = [np.full((1, *entry.shape[1:]), code, np.int8) for code in (entry.qmin, entry.qmax)]

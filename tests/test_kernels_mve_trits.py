@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkd.graph import QuantGraph
+from qkd.graph.graph import QuantGraph
+from qkd.proof.verification import verify
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.kernels.armv8_1_m_mve_trits import Trits
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.kernels.armv8_1_m_mve.trits import Trits
+from qkd.targets.running.runners import open_runner
 from tests.lowering import kernels_of, lowered
 from tests.strategies import RandomGraph, random_inputs
 from tests.stub_library import device_or_skip

@@ -2,15 +2,15 @@
 
 import pytest
 
-from qkd.graph import QuantGraph
-from qkd.lower import Library, lower
-from qkd.passes.plan_memory import PlanMemory
-from qkd.profiling import profile
+from qkd.graph.graph import QuantGraph
+from qkd.lower.lower import Library, lower
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.profiling import profile
+from qkd.proof.verification import verify
 from qkd.target import Target
 from qkd.targets import target_names
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.running.runners import open_runner
 from tests.strategies import random_inputs, residual_graph
 from tests.stub_library import device_or_skip
 

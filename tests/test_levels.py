@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from qkd.distill.response import ResponseLoss, softened_kl
-from qkd.levels import (
+from qkd.student.levels import (
     LevelSpec,
     WeightLevels,
     allocate_points,
@@ -22,7 +21,8 @@ from qkd.levels import (
     scale_to_unit,
     stochastic_rounding,
 )
-from qkd.paper_size import mean_huffman_bits, paper_bytes
+from qkd.student.paper_size import mean_huffman_bits, paper_bytes
+from qkd.train.knowledge.response import ResponseLoss, softened_kl
 from tests.networks import small_student
 
 CLOSE = {"rtol": 0, "atol": 1e-6}

@@ -14,13 +14,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from qkd.bundle import BundleFacts, write_bundle
-from qkd.graph import QParams, QuantGraph
-from qkd.lower import Library
-from qkd.manifest import check_bundle
-from qkd.passes.plan_memory import PlanMemory
-from qkd.reference import run_in_batches
-from qkd.targets.shared_library import link_shared_library, shared_library_bytes
+from qkd.bundle.bundle import BundleFacts, write_bundle
+from qkd.bundle.manifest import check_bundle
+from qkd.graph.graph import QParams, QuantGraph
+from qkd.graph.reference import run_in_batches
+from qkd.lower.lower import Library
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.targets.running.shared_library import link_shared_library, shared_library_bytes
 from tests.lowering import lowered
 from tests.strategies import RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip, portable_library

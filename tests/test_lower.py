@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import qkd.lower
-from qkd import reference
-from qkd.archive import archive
+import qkd.lower.lower
+from qkd.bundle.archive import archive
 from qkd.errors import InvariantError, RecipeError, UnsupportedOpError
-from qkd.graph import QuantGraph
-from qkd.kernel import Kernel
-from qkd.lower import Library, lower
-from qkd.objects import section_bytes, undefined_symbols
+from qkd.graph import reference
+from qkd.graph.graph import QuantGraph
+from qkd.lower.lower import Library, lower
+from qkd.lower.objects import section_bytes, undefined_symbols
 from qkd.targets import load_target, target_names
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import run_on
+from qkd.targets.running.runners import run_on
+from qkd.tir.kernel import Kernel
 from tests.lowering import lowered, planned
 from tests.strategies import RandomGraph, random_inputs, residual_graph
 
@@ -107,13 +107,13 @@ def test_an_operator_whose_result_nobody_reads_is_refused() -> None:
 
 
 def test_a_call_that_relax_changed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = qkd.lower._relax_module
+    make = qkd.lower.lower._relax_module
 
     def with_other_constants(graph: QuantGraph, kernels: tuple[Kernel, ...], *rest: Any) -> Any:
         changed = [replace(kernel, constants=tuple(array + 1 for array in kernel.constants)) for kernel in kernels]
         return make(graph, changed, *rest)
 
-    monkeypatch.setattr(qkd.lower, "_relax_module", with_other_constants)
+    monkeypatch.setattr(qkd.lower.lower, "_relax_module", with_other_constants)
     with pytest.raises(InvariantError, match="Relax calls random_0_conv_0 for 'conv_0' with other arguments"):
         lowered(residual_graph(3), HOST)
 

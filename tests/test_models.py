@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from qkd.bits import Bits
 from qkd.errors import RecipeError
-from qkd.freeze import freeze
-from qkd.models import SpeedyNet, build_model, same_padding
 from qkd.recipe import ModelSpec
-from qkd.student import prepare
+from qkd.student.freeze import freeze
+from qkd.student.models import SpeedyNet, build_model, same_padding
+from qkd.student.student import prepare
 
 
 def graph_macs(name: str, classes: int, shape: tuple[int, int, int]) -> int:

@@ -6,9 +6,16 @@ import pytest
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
-from qkd.codegen import assemble, preamble
 from qkd.errors import InvariantError
-from qkd.objects import ALLOWED, check_undefined, defined_symbols, make_read_only, section_bytes, undefined_symbols
+from qkd.lower.codegen import assemble, preamble
+from qkd.lower.objects import (
+    ALLOWED,
+    check_undefined,
+    defined_symbols,
+    make_read_only,
+    section_bytes,
+    undefined_symbols,
+)
 from qkd.targets import load_target
 
 IR = """

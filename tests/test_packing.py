@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkd.packing import pack_rows, unpack_rows
+from qkd.graph.packing import pack_rows, unpack_rows
 
 
 @given(st.sampled_from([2, 4, 8]), st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))

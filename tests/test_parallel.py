@@ -16,17 +16,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qkd import augment, evaluation, norm_statistics, parallel, student
+from qkd.data.pixels import image_batch
 from qkd.errors import RecipeError
-from qkd.models import digits_teacher
-from qkd.passes.co_study import CoStudy
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantize import Quantize
-from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
-from qkd.passes.self_study import Qat
-from qkd.quantizer import FLOOR_FRACTION, LearnedStep
-from qkd.state import Session, TrainState
-from qkd.student import image_batch
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.re_estimate_batch_norm import ReEstimateBatchNorm
+from qkd.passes.train.self_study import Qat
+from qkd.student import student
+from qkd.student.models import digits_teacher
+from qkd.student.quantizer import FLOOR_FRACTION, LearnedStep
+from qkd.train import augment, evaluation, norm_statistics, parallel
+from qkd.train.state import Session, TrainState
 from tests.networks import tiny_state
 
 EPOCHS = 17  # of 3 steps
@@ -194,7 +195,7 @@ def test_another_number_of_ranks_is_refused(two_ranks: Path) -> None:
 
 
 def torchrun(folder: Path, teacher: str) -> subprocess.CompletedProcess[str]:
-    """The command of `qkd.parallel` on a short recipe; what each rank prints lies in folder/logs."""
+    """The command of `qkd.train.parallel` on a short recipe; what each rank prints lies in folder/logs."""
     recipe = folder / "recipe.toml"
     recipe.write_text(RECIPE.format(teacher=teacher))
     command = [

@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import nn
 
-from qkd.datasets import Split
+from qkd.data.datasets import Split
 from qkd.errors import RecipeError
-from qkd.evaluation import top1
 from qkd.passes import TRAIN_PASSES, build_train_passes
-from qkd.passes.apprentice import Apprentice
-from qkd.passes.co_study import CoStudy
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantization_points import QuantizationPoints
-from qkd.passes.quantize import Quantize
-from qkd.passes.re_estimate_batch_norm import ReEstimateBatchNorm
-from qkd.passes.self_study import Qat, SelfStudy
-from qkd.passes.stat_assist import StatAssist
-from qkd.passes.tutoring import Distill, Tutoring
+from qkd.passes.train.apprentice import Apprentice
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantization_points import QuantizationPoints
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.re_estimate_batch_norm import ReEstimateBatchNorm
+from qkd.passes.train.self_study import Qat, SelfStudy
+from qkd.passes.train.stat_assist import StatAssist
+from qkd.passes.train.tutoring import Distill, Tutoring
 from qkd.pipeline import Pass, check_order, run_passes
-from qkd.state import Session, TrainState, student_is_quantized, student_is_trained, teacher_is_trained
-from qkd.training_run import check_passes
+from qkd.train.evaluation import top1
+from qkd.train.state import Session, TrainState, student_is_quantized, student_is_trained, teacher_is_trained
+from qkd.train.training_run import check_passes
 from tests.networks import same_weights, tiny_state
 from tests.test_student import differing
 

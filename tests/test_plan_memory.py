@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkd.errors import DoesNotFitError, InvariantError
-from qkd.graph import Add, QuantGraph
-from qkd.passes.plan_memory import PlanMemory, live_bytes_fit_no_overlap, lower_bound
+from qkd.graph.graph import Add, QuantGraph
+from qkd.passes.graph.plan_memory import PlanMemory, live_bytes_fit_no_overlap, lower_bound
 from qkd.pipeline import run_passes
 from tests.strategies import RandomGraph, residual_graph
 

@@ -3,9 +3,9 @@
 import pytest
 
 from qkd.errors import DoesNotFitError
-from qkd.planning import plan
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
+from qkd.targets.planning import plan
 from tests.strategies import RandomGraph
 from tests.test_codebook_kernels import layers
 

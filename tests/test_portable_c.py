@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qkd.graph import Add, QuantGraph, Reshape, Value, accumulator_bound
-from qkd.passes.plan_memory import PlanMemory
-from qkd.portable_c import portable_sources
-from qkd.reference import run
+from qkd.bundle.portable_c import portable_sources
+from qkd.graph.graph import Add, QuantGraph, Reshape, Value, accumulator_bound
+from qkd.graph.reference import run
+from qkd.passes.graph.plan_memory import PlanMemory
 from tests.conftest import ANOTHER
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
 from tests.twin import STRICT, run_twin, write_sources
@@ -189,8 +189,8 @@ def test_the_sources_are_the_golden_ones(golden: Callable[[str, str], str]) -> N
 def test_another_process_writes_the_same_bytes() -> None:
     """Hash seeds differ between processes: a set that leaks into the text would show here."""
     program = (
-        "from tests.strategies import residual_graph; from qkd.passes.plan_memory import PlanMemory;"
-        "from qkd.portable_c import portable_sources;"
+        "from tests.strategies import residual_graph; from qkd.passes.graph.plan_memory import PlanMemory;"
+        "from qkd.bundle.portable_c import portable_sources;"
         "print(*portable_sources('random', PlanMemory()(residual_graph())).values(), sep='', end='')"
     )
     runs = [

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from qkd.graph_file import save_graph
-from qkd.passes.plan_memory import PlanMemory
-from qkd.profile_table import evidence_line
-from qkd.profiling import Profile
+from qkd.graph.graph_file import save_graph
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.profile_table import evidence_line
+from qkd.proof.profiling import Profile
 from tests.strategies import residual_graph
 from tests.stub_library import device_or_skip
 from tests.test_cli import qkd

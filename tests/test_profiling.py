@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from qkd.device_run import DeviceRun
 from qkd.errors import RecipeError
-from qkd.graph import Reshape
-from qkd.profiling import Profile, profile
+from qkd.graph.steps import steps
+from qkd.proof.device_run import DeviceRun
+from qkd.proof.profiling import Profile, profile
 from tests.strategies import residual_graph
 
 if TYPE_CHECKING:
-    from qkd.lower import Library
+    from qkd.lower.lower import Library
 
 GRAPH = residual_graph().with_plan({}, {}, 1104)
-OPS = [op for op in GRAPH.ops if not isinstance(op, Reshape)]
+OPS = steps(GRAPH)
 KERNELS = [SimpleNamespace(variant="generic", constants=(np.zeros(3, np.int32),), scratch_bytes=8) for _ in OPS]
 LIBRARY = cast(
     "Library",

@@ -9,26 +9,26 @@ import torch
 from torch import nn
 
 from qkd.bits import Bits
-from qkd.checkpoint import load_result, save_result
 from qkd.errors import RecipeError
-from qkd.evaluation import evaluate
-from qkd.freeze import freeze
-from qkd.levels import WeightLevels
-from qkd.models import conv_block
-from qkd.passes.apprentice import Apprentice
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantization_points import QuantizationPoints
-from qkd.passes.quantize import Quantize
-from qkd.passes.quantized_distillation import QuantizedDistillation
-from qkd.passes.self_study import Qat
-from qkd.passes.tutoring import Tutoring
+from qkd.passes.train.apprentice import Apprentice
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantization_points import QuantizationPoints
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.quantized_distillation import QuantizedDistillation
+from qkd.passes.train.self_study import Qat
+from qkd.passes.train.tutoring import Tutoring
 from qkd.pipeline import Pass
-from qkd.state import TrainState, student_is_quantized
-from qkd.student import QuantStudent
+from qkd.proof.verification import verify
+from qkd.student.freeze import freeze
+from qkd.student.levels import WeightLevels
+from qkd.student.models import conv_block
+from qkd.student.student import QuantStudent
 from qkd.targets import target_names
 from qkd.targets.kernels import choose_kernels
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.running.runners import open_runner
+from qkd.train.checkpoint import load_result, save_result
+from qkd.train.evaluation import evaluate
+from qkd.train.state import TrainState, student_is_quantized
 from tests.lowering import lowered
 from tests.networks import same_weights, tiny_state
 from tests.stub_library import device_or_skip

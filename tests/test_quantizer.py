@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
 
-from qkd.compiling import FUSION
-from qkd.quantizer import (
+from qkd.student.quantizer import (
     CodeRange,
     LearnedStep,
     activation_range,
@@ -25,6 +24,7 @@ from qkd.quantizer import (
     to_codes,
     weight_range,
 )
+from qkd.train.compiling import FUSION
 
 RANGES = [weight_range(b) for b in (2, 3, 4, 8)] + [weight_range("ternary"), CodeRange(0, 15), CodeRange(0, 255)]
 

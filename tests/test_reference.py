@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd.fixed_point import Requantize
-from qkd.graph import Conv2d, DepthwiseConv2d
-from qkd.reference import run
+from qkd.graph.fixed_point import Requantize
+from qkd.graph.graph import Conv2d, DepthwiseConv2d
+from qkd.graph.reference import run
 from tests.strategies import ACTIVATION_RANGES, WEIGHT_RANGES, RandomGraph, random_inputs, residual_graph
 
 

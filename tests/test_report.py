@@ -6,18 +6,11 @@ from pathlib import Path
 import pytest
 
 from qkd.errors import RecipeError
-from qkd.profiling import LayerProfile, Profile
-from qkd.report import html
-from qkd.results import (
-    BufferFact,
-    DeviceResult,
-    FormatResult,
-    HistoryPoint,
-    LayerFact,
-    PassFact,
-    RunResult,
-    rows,
-)
+from qkd.graph.arena import BufferFact
+from qkd.proof.profiling import LayerProfile, Profile
+from qkd.proof.report import html
+from qkd.proof.results import DeviceResult, FormatResult, LayerFact, RunResult, rows
+from qkd.train.history import HistoryPoint, PassFact
 
 
 @pytest.fixture

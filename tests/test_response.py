@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, softmax
 
-from qkd.distill.response import ResponseLoss, full_cross_entropy, softened_kl
+from qkd.train.knowledge.response import ResponseLoss, full_cross_entropy, softened_kl
 
 EXACT = {"abs": 1e-6, "rel": 1e-6}
 

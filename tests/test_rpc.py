@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from benchmarks.rpc_servers import LOOPBACK, free_port, running
-from qkd.device_run import Board
 from qkd.errors import InvariantError, RecipeError, ToolError, UnsupportedOpError
-from qkd.graph_file import save_graph
-from qkd.passes.plan_memory import PlanMemory
-from qkd.targets import rpc, rpc_model
-from qkd.targets.rpc import BoardAddress, parse_address, tracker_keys
-from qkd.targets.rpc_model import REPEATS, WARM_UP, latencies
-from qkd.targets.runners import open_board
-from qkd.verification import verify
+from qkd.graph.graph_file import save_graph
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.device_run import Board
+from qkd.proof.verification import verify
+from qkd.targets.running import rpc, rpc_model
+from qkd.targets.running.rpc import BoardAddress, parse_address, tracker_keys
+from qkd.targets.running.rpc_model import REPEATS, WARM_UP, latencies
+from qkd.targets.running.runners import open_board
 from tests.rpc_network import DIRECT, KEYS
 from tests.strategies import random_inputs, residual_graph
 from tests.stub_library import device_or_skip, portable_library, stub_graph, stub_library

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qkd import reference
 from qkd.errors import InvariantError, ToolError
-from qkd.passes.plan_memory import PlanMemory
-from qkd.targets import emulation, harness, load_target, target_names
-from qkd.targets.counting import plugin
-from qkd.targets.runners import open_runner, run_on
-from qkd.verification import verify
+from qkd.graph import reference
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.proof.verification import verify
+from qkd.targets import load_target, target_names
+from qkd.targets.running import emulation, harness
+from qkd.targets.running.counting import plugin
+from qkd.targets.running.runners import open_runner, run_on
 from tests.strategies import RandomGraph, random_inputs, residual_graph
 from tests.stub_library import device_or_skip, portable_library, stub_graph, stub_library
 

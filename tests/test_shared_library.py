@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from qkd.bundle.header import c_header
 from qkd.errors import InvariantError, ToolError
-from qkd.graph import Reshape
-from qkd.header import c_header
-from qkd.lower import Library
-from qkd.passes.plan_memory import PlanMemory
-from qkd.targets.shared_library import dynamic_facts, exported_symbols, link_shared_library
+from qkd.graph.graph import Reshape
+from qkd.lower.lower import Library
+from qkd.passes.graph.plan_memory import PlanMemory
+from qkd.targets.running.shared_library import dynamic_facts, exported_symbols, link_shared_library
 from tests.lowering import lowered
 from tests.strategies import residual_graph
 from tests.stub_library import c_library, device_or_skip, portable_library

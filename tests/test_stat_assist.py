@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from qkd.errors import RecipeError
-from qkd.gradient_boost import GradBoost
-from qkd.optimisation import make_optimiser
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.stat_assist import StatAssist
-from qkd.state import Session, student_is_quantized
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.stat_assist import StatAssist
+from qkd.train.gradient_boost import GradBoost
+from qkd.train.optimisation import make_optimiser
+from qkd.train.state import Session, student_is_quantized
 from tests.networks import same_weights, tiny_state
 from tests.test_training import Interrupts
 
@@ -117,7 +117,7 @@ def test_moments_of_the_float_epochs_go_on_in_the_quantized_ones(monkeypatch: py
         made.append(make_optimiser(*arguments))
         return made[-1]
 
-    monkeypatch.setattr("qkd.training.make_optimiser", remember)
+    monkeypatch.setattr("qkd.train.training.make_optimiser", remember)
     state = tiny_state()
     StatAssist(3, 2, optimiser="adam", learning_rate=0.003)(state)
     [optimiser] = made

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from qkd.bits import Bits
-from qkd.freeze import freeze, output_value
-from qkd.models import MODELS, build_model
-from qkd.quantizer import CodeRange
+from qkd.data.pixels import image_batch
+from qkd.graph.reference import run
 from qkd.recipe import ModelSpec
-from qkd.reference import run
-from qkd.student import QuantStudent, calibrate, image_batch, prepare, run_codes
-from qkd.weighted_layers import zero_pad
+from qkd.student.freeze import freeze, output_value
+from qkd.student.models import MODELS, build_model
+from qkd.student.quantizer import CodeRange
+from qkd.student.student import QuantStudent, calibrate, prepare, run_codes
+from qkd.student.weighted_layers import zero_pad
 from tests.networks import SHAPE, Everything, random_pixels, scramble, small_student
 
 FORMATS = ["W8A8", "W4A8", "W4A4", "W3A5", "W2A8", "ternary-A8", "ternary-A4"]

@@ -13,8 +13,8 @@ from benchmarks.study import FORMATS, over_seeds
 from benchmarks.study_arms import DIGITS, Setting, as_recipe, cifar, control, long, methods
 from qkd.passes import build_train_passes
 from qkd.recipe import load_recipe
-from qkd.results import PassFact
-from qkd.training_run import check_passes
+from qkd.train.history import PassFact
+from qkd.train.training_run import check_passes
 
 RECIPES = Path(__file__).parent.parent / "benchmarks" / "recipes"
 CIFAR = cifar(Path(), "resnet8")

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from qkd.bits import Bits
-from qkd.freeze import freeze
-from qkd.optimisation import Learner, parameter_groups
-from qkd.quantizer import LearnedStep, weight_range
+from qkd.data.pixels import image_batch
+from qkd.graph.reference import run
 from qkd.recipe import QuantizerSpec
-from qkd.reference import run
-from qkd.student import QuantStudent, calibrate, image_batch, prepare, run_codes
-from qkd.ternary import AsymmetricTernary
+from qkd.student.freeze import freeze
+from qkd.student.quantizer import LearnedStep, weight_range
+from qkd.student.student import QuantStudent, calibrate, prepare, run_codes
+from qkd.student.ternary import AsymmetricTernary
+from qkd.train.optimisation import Learner, parameter_groups
 from tests.networks import SHAPE, Everything, random_pixels, scramble
 
 TERNARY = weight_range("ternary")

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkd import tir
-from qkd.codegen import compile_kernel, kernel_ir
 from qkd.errors import InvariantError
+from qkd.lower.codegen import compile_kernel, kernel_ir
 from qkd.targets import load_target
-from qkd.tir import Expr, Param, Pointer
+from qkd.tir import tir
+from qkd.tir.tir import Expr, Param, Pointer
 from tests.host_function import call_on_host, disassemble
 
 PAIRS = st.lists(st.tuples(st.integers(-(2**14), 2**14), st.integers(1, 30)), min_size=8, max_size=8)

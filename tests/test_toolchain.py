@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from qkd.errors import ToolError
-from qkd.targets import load_target, target_names, toolchain
-from qkd.targets.toolchain import (
+from qkd.targets import load_target, target_names
+from qkd.targets.running import toolchain
+from qkd.targets.running.toolchain import (
     check_tools,
     ending,
     find_tool,

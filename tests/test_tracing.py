@@ -7,8 +7,8 @@ from torch.nn import functional
 
 from qkd.bits import Bits
 from qkd.errors import UnsupportedOpError
-from qkd.student import prepare
-from qkd.tracing import trace
+from qkd.student.student import prepare
+from qkd.student.tracing import trace
 from tests.networks import SHAPE, Everything
 
 SMALL = (6, 6, 3)

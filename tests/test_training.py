@@ -10,22 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from qkd.checkpoint import CHECKPOINT
+from qkd.base.progress import Advance, Silent
+from qkd.data.pixels import image_batch
 from qkd.errors import RecipeError, ToolError
-from qkd.evaluation import evaluate
-from qkd.freeze import freeze
-from qkd.norm_statistics import re_estimate
-from qkd.optimisation import Learner, one_cycle, parameter_groups
-from qkd.passes.apprentice import Apprentice
-from qkd.passes.co_study import CoStudy
-from qkd.passes.pretrain import Pretrain
-from qkd.passes.quantize import Quantize
-from qkd.passes.self_study import SelfStudy
-from qkd.progress import Advance, Silent
-from qkd.results import HistoryPoint
-from qkd.state import Session, TrainState
-from qkd.student import image_batch
-from qkd.training import _Run
+from qkd.passes.train.apprentice import Apprentice
+from qkd.passes.train.co_study import CoStudy
+from qkd.passes.train.pretrain import Pretrain
+from qkd.passes.train.quantize import Quantize
+from qkd.passes.train.self_study import SelfStudy
+from qkd.student.freeze import freeze
+from qkd.train.checkpoint import CHECKPOINT
+from qkd.train.evaluation import evaluate
+from qkd.train.history import HistoryPoint
+from qkd.train.norm_statistics import re_estimate
+from qkd.train.optimisation import Learner, one_cycle, parameter_groups
+from qkd.train.state import Session, TrainState
+from qkd.train.training import _Run
 from tests.networks import same_weights, small_student, tiny_network, tiny_state
 
 TEACHER, STUDENT = Pretrain("teacher", epochs=2), Pretrain("student", epochs=3)
@@ -260,7 +260,7 @@ def test_compiled_training_learns_what_eager_training_learns() -> None:
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = replace(tiny_state(), session=Session((tmp_path,)))
     STUDENT(state)
-    monkeypatch.setattr("qkd.checkpoint.__version__", "99.0")
+    monkeypatch.setattr("qkd.train.checkpoint.__version__", "99.0")
     with pytest.raises(RecipeError, match=r"another version of qkd than this 99\.0"):
         STUDENT(state)
 

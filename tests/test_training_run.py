@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
+from qkd.base.progress import Advance, Silent
 from qkd.bits import Bits
-from qkd.digests import network_sha256
 from qkd.errors import RecipeError, UnsupportedOpError
-from qkd.freeze import freeze
 from qkd.passes import build_train_passes
-from qkd.progress import Advance, Silent
 from qkd.recipe import QuantizerSpec, TrainSpec, parse_recipe
-from qkd.state import TrainState
-from qkd.ternary import AsymmetricTernary
-from qkd.training_run import shared_settings, train, untrained_student
+from qkd.student.freeze import freeze
+from qkd.student.ternary import AsymmetricTernary
+from qkd.train.digests import network_sha256
+from qkd.train.state import TrainState
+from qkd.train.training_run import shared_settings, train, untrained_student
 from tests.networks import tiny_network
 
 TABLE: dict[str, Any] = {

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from qkd import reference, verification
-from qkd.device_run import DeviceRun
 from qkd.errors import InvariantError
-from qkd.graph import QuantGraph, Reshape
-from qkd.verification import compared_values, verify
+from qkd.graph import reference
+from qkd.graph.graph import QuantGraph
+from qkd.graph.steps import steps
+from qkd.proof import verification
+from qkd.proof.device_run import DeviceRun
+from qkd.proof.verification import compared_values, verify
 from tests.strategies import random_inputs, residual_graph
 
 if TYPE_CHECKING:
-    from qkd.lower import Library
+    from qkd.lower.lower import Library
 
 GRAPH = residual_graph()
 LIBRARY = cast("Library", SimpleNamespace(graph=GRAPH, target=SimpleNamespace(name="paper"), name="random"))
@@ -34,7 +36,7 @@ class PaperDevice:
             if self.done <= sample < self.done + len(inputs):
                 values[name][sample - self.done].reshape(-1)[index] ^= 1
         self.done, self.batches = self.done + len(inputs), self.batches + 1
-        names = [op.output for op in self.graph.ops if not isinstance(op, Reshape)]
+        names = [op.output for op in steps(self.graph)]
         return DeviceRun(values[self.graph.outputs[0]].reshape(len(inputs), -1), {n: values[n] for n in names})
 
 
@@ -48,7 +50,7 @@ def test_a_device_that_computes_what_is_meant_differs_nowhere() -> None:
 
 def test_every_layer_but_reshapes_is_compared_in_execution_order() -> None:
     proof = verify(LIBRARY, random_inputs(GRAPH, 1), PaperDevice(GRAPH))
-    assert [layer.value for layer in proof.layers] == [op.output for op in GRAPH.ops if not isinstance(op, Reshape)]
+    assert [layer.value for layer in proof.layers] == [op.output for op in steps(GRAPH)]
 
 
 @pytest.mark.parametrize("name", compared_values(GRAPH))

@@ -7,15 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from qkd.base.progress import Silent
 from qkd.bits import Bits
-from qkd.digests import network_sha256
 from qkd.errors import RecipeError
-from qkd.models import ResNet, digits_student, digits_teacher, resnet8, resnet20
 from qkd.passes import build_train_passes
-from qkd.progress import Silent
 from qkd.recipe import load_recipe, parse_recipe
-from qkd.training_run import check_passes, train, trained_networks
-from qkd.weights_file import save_weights, use_weights
+from qkd.student.models import ResNet, digits_student, digits_teacher, resnet8, resnet20
+from qkd.train.digests import network_sha256
+from qkd.train.training_run import check_passes, train, trained_networks
+from qkd.train.weights_file import save_weights, use_weights
 
 SHAPE = (8, 8, 1)
 TABLE: dict[str, Any] = {

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from qkd.graph import QParams, QuantGraph, Value
-from qkd.targets.kernels.armv8_a_winograd_proof import (
+from qkd.graph.graph import QParams, QuantGraph, Value
+from qkd.proof.verification import verify
+from qkd.targets.kernels.armv8_a.winograd_proof import (
     INT8_MAX,
     INT16_MAX,
     Proof,
@@ -20,8 +21,7 @@ from qkd.targets.kernels.armv8_a_winograd_proof import (
     ranges_of_channels,
     transform_weights,
 )
-from qkd.targets.runners import open_runner
-from qkd.verification import verify
+from qkd.targets.running.runners import open_runner
 from tests.lowering import lowered
 from tests.strategies import RandomGraph
 from tests.stub_library import device_or_skip

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from qkd.errors import ToolError
-from qkd.targets.worker import Worker
+from qkd.targets.running.worker import Worker
 
 
 def test_a_call_gets_the_state_and_its_result_comes_back() -> None:

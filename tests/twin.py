@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import QuantGraph
-from qkd.header import c_header
-from qkd.portable_c import portable_sources
+from qkd.bundle.header import c_header
+from qkd.bundle.portable_c import portable_sources
+from qkd.graph.graph import QuantGraph
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wconversion", "-Wshadow", "-Wmissing-prototypes")
 SANITIZERS = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")

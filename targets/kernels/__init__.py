@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from qkd.errors import DoesNotFitError
-from qkd.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph, Reshape
-from qkd.kernel import Kernel
+from qkd.graph.graph import Conv2d, Conv2dAdd, DepthwiseConv2d, FullyConnected, Op, QuantGraph
+from qkd.graph.steps import steps
 from qkd.target import InstructionSet, Target
 from qkd.targets.kernels import armv6_m, armv7e_m, armv8_1_m_mve, armv8_a, codebook, generic_cost
 from qkd.targets.kernels.candidate import Offer
 from qkd.targets.kernels.choice import Choice, choose, flash_byte_cycles
+from qkd.tir.kernel import Kernel
 
 Family: TypeAlias = Callable[[QuantGraph, Op, Target], Iterable[Offer]]
 """Gives the kernels that it can prove safe for an operator, each with its cost, and those whose proof fails."""
@@ -53,7 +54,7 @@ def choices(graph: QuantGraph, target: Target, scratch_cap_bytes: int | None = N
     DoesNotFitError
         When no kernel of an operator is content with `scratch_cap_bytes`.
     """
-    ops = [op for op in graph.ops if not isinstance(op, Reshape)]
+    ops = steps(graph)
     offered = [tuple(offers(graph, op, target)) for op in ops]
     byte_cycles = flash_byte_cycles(offered, target)
     found = tuple(choose(op.name, of, byte_cycles, scratch_cap_bytes) for op, of in zip(ops, offered, strict=True))

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import Value
+from qkd.graph.graph import Value
 
 
 def fits_int32(rows: NDArray[np.int64], entry: Value, scale_bits: int) -> bool:

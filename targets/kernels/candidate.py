@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from qkd.kernel import Kernel
+from qkd.tir.kernel import Kernel
 
 
 @dataclass(frozen=True)

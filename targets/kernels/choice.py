@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qkd.kernel import Kernel
 from qkd.target import Target
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
+from qkd.tir.kernel import Kernel
 
 FLASH_WORTH: Mapping[str, float] = {"cortex_m": 1.0, "aarch64": 0.0, "host": 0.0}
 """Per cent of a network's cycles that one per cent of its flash is worth, by kind of device.

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import QuantGraph, Value, op_inputs
-from qkd.header import ARENA_ALIGN
-from qkd.kernel import Kernel
-from qkd.packing import pack_rows
+from qkd.graph.graph import QuantGraph, Value, op_inputs
+from qkd.graph.packing import pack_rows
+from qkd.graph.steps import ARENA_ALIGN
 from qkd.target import InstructionSet, Target
 from qkd.targets.kernels.candidate import Candidate, Offer
 from qkd.targets.kernels.codebook_order import FILLED_UP, Order, order_of
-from qkd.targets.kernels.generic import Weighted
-from qkd.tir import Param, Pointer, let, loop, widen
+from qkd.targets.kernels.window import Weighted
+from qkd.tir.kernel import Kernel
+from qkd.tir.tir import Param, Pointer, let, loop, widen
 
 CYCLES: Mapping[InstructionSet, float] = {
     "host": 1.6, "armv6-m": 5.5, "armv7e-m": 4.6, "armv8.1-m.mve": 3.6,

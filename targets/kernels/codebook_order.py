@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.graph import Value
-from qkd.tir import Expr, let, minimum
+from qkd.graph.graph import Value
+from qkd.tir.tir import Expr, let, minimum
 
 FILLED_UP = -1
 """Source of a byte that is no weight."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from qkd.fixed_point import AddRescale, BiasAdd, Requantize
-from qkd.graph import Conv2dAdd, Op
-from qkd.tir import Expr, Operand, Pointer, cast, clamp, mulhi, widen
+from qkd.graph.fixed_point import AddRescale, BiasAdd, Requantize
+from qkd.graph.graph import Conv2dAdd, Op
+from qkd.tir.tir import Expr, Operand, Pointer, cast, clamp, mulhi, widen
 
 
 def channel_table(epilogue: Requantize | BiasAdd) -> NDArray[np.int32]:

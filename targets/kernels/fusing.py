@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Mapping
 
-from qkd.graph import Conv2dAdd, QuantGraph
-from qkd.kernel import Kernel
-from qkd.passes.fuse_adds import fusable_adds, fuse_adds
-from qkd.passes.plan_memory import plan
+from qkd.graph.graph import Conv2dAdd, QuantGraph
+from qkd.passes.graph.fuse_adds import fusable_adds, fuse_adds
+from qkd.passes.graph.plan_memory import plan
 from qkd.target import Target
 from qkd.targets.kernels import choices
 from qkd.targets.kernels.choice import Choice
-from qkd.targets.kernels.generic import WITH_ADD
+from qkd.targets.kernels.make import WITH_ADD
+from qkd.tir.kernel import Kernel
 
 
 def adds_that_pay(graph: QuantGraph, target: Target, scratch_cap_bytes: int | None = None) -> frozenset[str]:

@@ -7,13 +7,12 @@ indices in flash and are looked up, one after the other.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 import numpy as np
 
 from qkd.errors import InvariantError
-from qkd.graph import (
+from qkd.graph.graph import (
     Add,
     AveragePool2d,
     Conv2d,
@@ -25,18 +24,17 @@ from qkd.graph import (
     QuantGraph,
     Reshape,
     Value,
-    op_inputs,
 )
-from qkd.kernel import Constant, Kernel
-from qkd.packing import pack_rows
+from qkd.graph.packing import pack_rows
 from qkd.target import Target
 from qkd.targets.kernels.epilogue import add_rescaled, channel_table, finish, requantize, split_addend, store
-from qkd.tir import (
+from qkd.targets.kernels.make import make_kernel
+from qkd.targets.kernels.window import Weighted, Window, window_of
+from qkd.tir.kernel import Kernel
+from qkd.tir.tir import (
     Expr,
     Operand,
-    Param,
     Pointer,
-    Program,
     Register,
     branch,
     cast,
@@ -51,39 +49,10 @@ from qkd.tir import (
 ROLLED = frozenset({"armv6-m", "armv7e-m"})
 """Instruction sets where LLVM's unrolling only spills registers; others vectorise or have hardware loops."""
 
-WITH_ADD = "+add"
-"""Ends the variant's name of a fused kernel, whatever the family."""
 
-Weighted: TypeAlias = Conv2d | Conv2dAdd | DepthwiseConv2d | FullyConnected
-Windowed: TypeAlias = Conv2d | Conv2dAdd | DepthwiseConv2d | AveragePool2d | MaxPool2d
 Read: TypeAlias = Callable[[Operand], Expr]
 Decode: TypeAlias = Callable[[Expr, int], Expr]
 """A byte of packed weights and the number of a field in it to the weight."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A sliding window over an NHWC tensor of `height` × `width` × `channels`."""
-
-    height: int
-    width: int
-    channels: int
-    out_height: int
-    out_width: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    """Top, bottom, left, right."""
-
-    @property
-    def taps(self) -> int:
-        """Positions of the window."""
-        return self.kernel[0] * self.kernel[1]
-
-    @property
-    def is_pixel(self) -> bool:
-        """One position without padding: the patch lies in the input already."""
-        return self.taps == 1 and not any(self.padding)
 
 
 def kernels(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
@@ -100,19 +69,6 @@ def kernels(graph: QuantGraph, op: Op, target: Target) -> Iterable[Kernel]:
             raise InvariantError(f"{op.name!r} is a reshape, which has no kernel; skip it when choosing kernels")
         case _:
             assert_never(op)
-
-
-def window_of(graph: QuantGraph, op: Windowed | FullyConnected) -> Window:
-    """Geometry of an operator; a fully connected layer is one pixel of many channels."""
-    if isinstance(op, FullyConnected):
-        return Window(1, 1, graph.values[op.input].elements, 1, 1, (1, 1), (1, 1), (0, 0, 0, 0))
-    _, height, width, channels = graph.values[op.input].shape
-    _, out_height, out_width, _ = graph.values[op.output].shape
-    if isinstance(op, AveragePool2d | MaxPool2d):
-        return Window(height, width, channels, out_height, out_width, op.kernel, op.stride, (0, 0, 0, 0))
-    _, kernel_height, kernel_width, _ = graph.values[op.weight].shape
-    kernel = (kernel_height, kernel_width)
-    return Window(height, width, channels, out_height, out_width, kernel, op.stride, op.padding)
 
 
 def _weighted(graph: QuantGraph, op: Weighted, rolled: bool) -> Kernel:
@@ -185,37 +141,6 @@ def _pool(graph: QuantGraph, op: AveragePool2d | MaxPool2d, rolled: bool) -> Ker
             y[(row * window.out_width + column) * window.channels + channel] = cast(code, "int8")
 
     return make_kernel(graph, op, body)
-
-
-def variant_name(op: Op, variant: str) -> str:
-    """A template's name for an operator: that of a fused one says so."""
-    return variant + WITH_ADD if isinstance(op, Conv2dAdd) else variant
-
-
-def make_kernel(
-    graph: QuantGraph, op: Op, body: Callable[..., None], constants: tuple[Constant, ...] = (), scratch_bytes: int = 0,
-    in_place: bool = False, *, variant: str = "generic", why: str = "the only variant", prelude: str = "",
-    alias_hidden: bool = False,
-) -> Kernel:  # fmt: skip
-    """Put a body and its constants together; the parameters follow from the contract of `Kernel`.
-
-    With `alias_hidden` the body itself hides from LLVM which input may be the output's memory.
-    """
-    params = [Param(f"input_{i}", "int8", graph.values[name].elements) for i, name in enumerate(op_inputs(op))]
-    params += [Param(f"constant_{i}", str(array.dtype), array.size) for i, array in enumerate(constants)]
-    output = graph.values[op.output]
-    params.append(Param("output", output.dtype, output.elements))
-    if scratch_bytes:
-        params.append(Param("scratch", "int8", scratch_bytes))
-    return Kernel(
-        op.name,
-        variant_name(op, variant),
-        Program(tuple(params), body, may_alias=in_place and not alias_hidden, prelude=prelude),
-        constants,
-        scratch_bytes,
-        in_place,
-        why,
-    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from qkd.graph import Add, AveragePool2d, DepthwiseConv2d, MaxPool2d, Op, QuantGraph
+from qkd.graph.graph import Add, AveragePool2d, DepthwiseConv2d, MaxPool2d, Op, QuantGraph
 from qkd.target import InstructionSet, Target
 from qkd.targets.kernels import generic
 from qkd.targets.kernels.candidate import Candidate

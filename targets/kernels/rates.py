@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from qkd.graph import Add, AveragePool2d, MaxPool2d, Op, QuantGraph, op_inputs
-from qkd.kernel import Kernel
+from qkd.graph.graph import Add, AveragePool2d, MaxPool2d, Op, QuantGraph, op_inputs
 from qkd.targets.kernels.candidate import Candidate, Offer, Refused
-from qkd.targets.kernels.generic import window_of
+from qkd.targets.kernels.window import window_of
+from qkd.tir.kernel import Kernel
 
 
 @dataclass(frozen=True)

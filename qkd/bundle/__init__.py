@@ -1,0 +1,1 @@
+"""A library becomes the folder that a firmware build takes in."""

@@ -1,0 +1,1 @@
+"""Data sets, and how a pixel becomes a code."""

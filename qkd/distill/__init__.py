@@ -1,1 +1,0 @@
-"""Knowledge: what of the teacher is matched, one small file a family."""

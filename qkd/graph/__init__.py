@@ -1,0 +1,1 @@
+"""The integer graph, its arithmetic, its meaning in NumPy and its file."""

@@ -1,0 +1,1 @@
+"""A planned graph with its kernels becomes a library of object files."""

@@ -1,0 +1,1 @@
+"""The quantized student: quantizers, layers, tracing, and freezing into the integer graph."""

@@ -1,0 +1,1 @@
+"""Writing kernels in TVM's TIR."""

@@ -1,0 +1,1 @@
+"""Running a library: host, emulators, boards; counting what it executes."""
