@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cycle_estimate import simulator_version
+from benchmarks.lowering import lowered
 from benchmarks.measuring import estimated, prove_and_count
 from benchmarks.record import kept_rows, write_record
 from benchmarks.study import integer_scores, with_weights
@@ -38,7 +39,6 @@ from qkd.targets.kernels import generic
 from qkd.targets.planning import build, plan
 from qkd.train.state import TrainState
 from qkd.train.training_run import train
-from tests.lowering import lowered
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m55", "cortex_a53", "cortex_a76")
 FORMATS = ("W4A8", "W2A8")

@@ -8,16 +8,16 @@ could save: each store that went would become an addition at least, and the tens
 import argparse
 from typing import Any
 
+from benchmarks.lowering import lowered
 from benchmarks.measuring import prove_and_count
 from benchmarks.networks import NETWORKS
+from benchmarks.random_graphs import random_inputs
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.graph.graph import AveragePool2d, Conv2dAdd, QuantGraph
 from qkd.target import Target
 from qkd.targets import load_target
 from qkd.targets.kernels import choose_kernels
-from tests.lowering import lowered
-from tests.strategies import random_inputs
 
 CORES = ("cortex_m0plus", "cortex_m4", "cortex_m7", "cortex_m55", "cortex_a53")
 RESIDUAL, POOLED = "resnet8", "ds_cnn"

@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks.cycle_estimate import SIMULATIONS
 from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
 from benchmarks.networks import NETWORKS
+from benchmarks.random_graphs import random_inputs
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.graph.graph import QuantGraph
@@ -31,7 +32,6 @@ from qkd.targets.kernels.candidate import Candidate
 from qkd.targets.kernels.choice import Choice, flash_byte_cycles
 from qkd.targets.running.cycle_model import estimate_cycles
 from qkd.targets.running.runners import open_runner
-from tests.strategies import random_inputs
 
 CORES = ("cortex_m4", "cortex_m55", "cortex_a53")
 FORMATS = ("W8A8", "W4A8", "ternary-A8", "W4A4")

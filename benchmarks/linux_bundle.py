@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.emulated_board import interpreter, make_board
 from benchmarks.networks import NETWORKS
+from benchmarks.random_graphs import random_inputs
 from benchmarks.record import write_record
 from qkd.bits import Bits
 from qkd.bundle.bundle import BundleFacts, write_bundle
@@ -21,7 +22,6 @@ from qkd.targets import load_target
 from qkd.targets.planning import build, plan
 from qkd.targets.running.shared_library import shared_library_bytes
 from qkd.targets.running.toolchain import run_checked
-from tests.strategies import random_inputs
 
 CORES = ("cortex_a53", "cortex_a72", "cortex_a76", "armv8_6_i8mm")
 FORMATS = ("W4A8", "W4A5")

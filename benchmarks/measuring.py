@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from benchmarks.cycle_estimate import SIMULATIONS, Estimate
 from benchmarks.cycle_estimate import estimate_cycles as simulate_cycles
+from benchmarks.random_graphs import random_inputs
 from qkd.bits import Bits
 from qkd.graph.graph import QuantGraph
 from qkd.graph.graph_file import load_graph
@@ -21,7 +22,6 @@ from qkd.targets.kernels import generic
 from qkd.targets.planning import build, plan
 from qkd.targets.running.cycle_model import estimate_cycles
 from qkd.targets.running.runners import open_runner, run_on
-from tests.strategies import random_inputs
 
 SAMPLES = 4
 

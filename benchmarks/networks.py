@@ -5,9 +5,9 @@ Shapes, strides and paddings are those of the reference models; first and last l
 
 from collections.abc import Callable, Mapping
 
+from benchmarks.random_graphs import RandomGraph
 from qkd.bits import Bits
 from qkd.graph.graph import QuantGraph
-from tests.strategies import RandomGraph
 
 SAME = (1, 1, 1, 1)
 SAME_STRIDE_2 = (0, 1, 0, 1)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
-ANOTHER = "no longer what is generated: if that was meant, run with --update-golden and say why"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

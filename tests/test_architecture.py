@@ -11,28 +11,100 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(p for folder in ("qkd", "passes", "targets", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
-DRIVERS = {"compile.py", "planning.py", "cli.py"}
+ROOMS = (
+    "qkd.errors",
+    "qkd.base",
+    "qkd.bits",
+    "qkd.target",
+    "qkd.recipe",
+    "qkd.pipeline",
+    "qkd.run_folder",
+    "qkd.graph",
+    "qkd.tir",
+    "qkd.lower",
+    "qkd.bundle",
+    "qkd.data",
+    "qkd.student",
+    "qkd.train",
+    "qkd.proof",
+    "qkd.passes.train",
+    "qkd.passes.graph",
+    "qkd.passes",
+    "qkd.targets.kernels",
+    "qkd.targets.running",
+    "qkd.targets",
+    "qkd.targets.planning",
+    "qkd.graph_inputs",
+    "qkd.compile",
+    "qkd.cli",
+    "qkd.__main__",
+)
+"""In the order in which data flow; a room imports only rooms before it."""
+
+
+def module_of(path: Path) -> str:
+    """The name under which a source file is imported."""
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([folder if folder == "qkd" else f"qkd.{folder}", *rest]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES if path.relative_to(ROOT).parts[0] != "benchmarks"}
+
+
+def room_of(module: str) -> str:
+    """The longest room that the module lies in."""
+    return max((room for room in ROOMS if f"{module}.".startswith(f"{room}.")), key=len)
 
 
 def imported(path: Path) -> set[str]:
-    """Every module a file imports, at any depth."""
+    """Every module a file imports, at any depth, type checking included."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in full}
     return found
 
 
-def test_core_files_import_neither_passes_nor_targets() -> None:
-    guilty = {
-        str(path.relative_to(ROOT)): bad
-        for path in (ROOT / "qkd").rglob("*.py")
-        if path.name not in DRIVERS
-        and (bad := {m for m in imported(path) if m.startswith(("qkd.passes", "qkd.targets"))})
+def rooms_imported() -> dict[str, set[str]]:
+    """For each room those that its files import."""
+    found: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for module, path in MODULES.items():
+        if module != "qkd":
+            found[room_of(module)] |= {room_of(m) for m in imported(path) if m.startswith("qkd.")} - {room_of(module)}
+    return found
+
+
+def test_a_room_imports_only_rooms_before_it() -> None:
+    climbing = {
+        f"{room} imports {other}"
+        for room, others in rooms_imported().items()
+        for other in others
+        if ROOMS.index(other) >= ROOMS.index(room)
     }
-    assert guilty == {}
+    assert climbing == set()
+
+
+def test_the_house_has_at_most_eleven_floors() -> None:
+    """A room's floor is one above the highest that it imports; were there a circle, the test before would fail."""
+    floors: dict[str, int] = {}
+    imports = rooms_imported()
+    for room in ROOMS:
+        floors[room] = 1 + max((floors[other] for other in imports[room]), default=0)
+    assert max(floors.values()) <= 11
+
+
+def test_tests_import_no_tests_and_benchmarks_neither() -> None:
+    guilty = {
+        f"{path.relative_to(ROOT)} imports {module}"
+        for folder in ("tests", "benchmarks")
+        for path in (ROOT / folder).rglob("*.py")
+        for module in imported(path)
+        if module.startswith("tests.") and (folder == "benchmarks" or not module.startswith("tests.support"))
+    }
+    assert guilty == set()
 
 
 def test_tvm_is_touched_in_few_files() -> None:

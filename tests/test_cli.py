@@ -1,20 +1,16 @@
 """The command line as a user meets it: a small recipe to proved firmware on the host, and every kind of bad input."""
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from qkd import cli
 from qkd.bundle.manifest import check_bundle
 from qkd.proof.results import RunResult
+from tests.support.command_line import qkd
 
 RECIPE = """
 name = "small"
@@ -43,25 +39,6 @@ epochs = 1
 [verify]
 host = 20
 """
-
-
-@dataclass(frozen=True)
-class Called:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def qkd(*arguments: str | Path, folder: Path) -> Called:
-    """Call the command line in this process, as the installed script does: torch and tvm are imported once."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.chdir(folder)
-        patch.setattr(sys, "argv", ["qkd", *map(str, arguments)])
-        patch.setattr(cli, "console", Console(file=out, width=200))
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    return Called(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def recipe_with(folder: Path, *changes: tuple[str, str]) -> Path:

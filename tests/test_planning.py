@@ -2,12 +2,12 @@
 
 import pytest
 
+from benchmarks.random_graphs import RandomGraph
 from qkd.errors import DoesNotFitError
 from qkd.recipe import BudgetSpec
 from qkd.targets import load_target
 from qkd.targets.planning import plan
-from tests.strategies import RandomGraph
-from tests.test_codebook_kernels import layers
+from tests.support.codebooks import layers
 
 
 @pytest.mark.parametrize("device", ["cortex_m4", "cortex_m55"])

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.random_graphs import residual_graph
 from qkd.graph.graph_file import save_graph
 from qkd.passes.graph.plan_memory import PlanMemory
 from qkd.proof.profile_table import evidence_line
 from qkd.proof.profiling import Profile
-from tests.strategies import residual_graph
-from tests.stub_library import device_or_skip
-from tests.test_cli import qkd
+from tests.support.command_line import qkd
+from tests.support.stub_library import device_or_skip
 
 
 @pytest.fixture(scope="module")
