@@ -27,7 +27,7 @@ class DataSpec(Record):
 
 
 class ModelSpec(Record):
-    """A network by name (`qkd models` lists them) or as `package.module:function`, and its options."""
+    """A network by name (`qkd list` names them) or as `package.module:function`, and its options."""
 
     model: str
     options: dict[str, int | float] = Field(default_factory=dict)
