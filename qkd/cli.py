@@ -20,6 +20,9 @@ app = typer.Typer(
 )  # fmt: skip
 console = Console()
 
+DIFFERS, NOTHING_PROVED = 1, 4
+"""Exit statuses beside 0, proved, and 2, an error that says what to do."""
+
 RecipePath = Annotated[Path, typer.Argument(help="A recipe, for example benchmarks/recipes/digits.toml.")]
 Changes = Annotated[list[str] | None, typer.Argument(help="Changes to the recipe: train.seed=1 'bits=[\"W4A4\"]'.")]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; the default is runs/<recipe's name>.")]
@@ -37,8 +40,12 @@ def run(recipe: RecipePath, changes: Changes = None, out: Out = None) -> None:
     result, folder = compile_recipe(recipe, tuple(changes or ()), out, Bars(console))
     Console(width=max(console.width, 150)).print(table(result))
     _say(f"report: {folder / 'report.html'}\nfirmware: {folder / 'firmware'}")
-    if any(device.differing for format_ in result.formats for device in format_.devices):
-        raise typer.Exit(1)
+    devices = [device for format_ in result.formats for device in format_.devices]
+    if any(device.differing for device in devices) or any(f.agreement_exact < 100 for f in result.formats):
+        raise typer.Exit(DIFFERS)
+    if all(device.skipped for device in devices):
+        _say("nothing was proved: no device could be run")
+        raise typer.Exit(NOTHING_PROVED)
 
 
 @app.command()
@@ -91,11 +98,12 @@ def lower(
 def verify(
     folder: RunFolder,
     device: Annotated[str | None, typer.Option(help="Only this device.")] = None,
-    images: Annotated[int, typer.Option(help="Test images; 0 is the whole test split.")] = 0,
+    images: Annotated[int, typer.Option(min=0, help="Test images; 0 is the whole test split.")] = 0,
 ) -> None:
     """Prove again that the devices compute what was trained: every element of every layer, tolerance 0."""
     from qkd.data.datasets import load_data
     from qkd.graph.graph_file import load_graph
+    from qkd.proof.run_check import check_run
     from qkd.proof.verification import verify as compare
     from qkd.run_folder import graph_path, read_run_recipe
     from qkd.targets import load_target
@@ -103,6 +111,7 @@ def verify(
     from qkd.targets.running.runners import open_runner
 
     recipe = read_run_recipe(folder)
+    check_run(folder)
     codes = load_data(recipe.data, folder / "data").test.codes()[: images or None]
     differing = 0
     for bits in recipe.bits:

@@ -4,12 +4,15 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qkd.bundle.manifest import check_bundle
+from qkd.graph.graph_file import load_graph, save_graph
 from qkd.proof.results import RunResult
+from qkd.run_folder import graph_path
 from tests.support.command_line import qkd
 
 RECIPE = """
@@ -87,6 +90,55 @@ def test_verify_proves_a_finished_run_again(finished: Path) -> None:
     done = qkd("verify", "runs/small", "--images", "5", folder=finished)
     assert done.returncode == 0
     assert "ternary-A8 on host: 0 of" in done.stdout
+
+
+MODEL = "small_ternary_a8"
+
+
+def flipped(path: Path) -> bytes:
+    """Flip a bit in the middle of a file, and return what it held before."""
+    before = path.read_bytes()
+    at = len(before) // 2
+    path.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+    return before
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["lib/libsmall_ternary_a8.a", "src/small_ternary_a8_weights.c", "golden/outputs.npy", "include/small_ternary_a8.h"],
+)
+def test_a_flipped_bit_in_a_bundle_is_named_by_verify_and_mended_by_run(finished: Path, file: str) -> None:
+    path = finished / "runs" / "small" / "firmware" / f"{MODEL}-host" / file
+    before = flipped(path)
+    done = qkd("verify", "runs/small", "--images", "5", folder=finished)
+    assert done.returncode == 2
+    assert f"{file}: changed" in done.stderr
+    assert qkd("run", finished / "small.toml", folder=finished).returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_a_library_that_was_deleted_is_written_again(finished: Path) -> None:
+    path = finished / "runs" / "small" / "firmware" / f"{MODEL}-host" / "lib" / f"lib{MODEL}.a"
+    path.unlink()
+    assert qkd("verify", "runs/small", "--images", "5", folder=finished).returncode == 2
+    assert qkd("run", finished / "small.toml", folder=finished).returncode == 0
+    assert path.exists()
+
+
+def test_a_graph_that_is_not_the_one_of_the_results_is_found(finished: Path) -> None:
+    path = graph_path(finished / "runs" / "small", "ternary-A8")
+    before, graph = path.read_bytes(), load_graph(path)
+    try:
+        save_graph(replace(graph, ops=graph.ops[:-1], outputs=(graph.ops[-2].output,)), path)
+        done = qkd("verify", "runs/small", folder=finished)
+    finally:
+        path.write_bytes(before)
+    assert done.returncode == 2
+    assert "is not the graph of results.json" in done.stderr
+
+
+def test_a_negative_number_of_images_proves_nothing_and_is_refused(finished: Path) -> None:
+    assert qkd("verify", "runs/small", "--images", "-400", folder=finished).returncode == 2
 
 
 def test_lower_says_which_kernel_was_chosen_and_writes_the_library(finished: Path) -> None:

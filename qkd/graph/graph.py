@@ -265,7 +265,7 @@ class QuantGraph:
     arena_bytes: int | None = None
 
     def sha256(self) -> str:
-        """Hash of what the graph computes: operators, values and their data; fusing and memory plan do not count."""
+        """Hash of what is computed: operators, values, their data with type and shape; fusing and plan do not count."""
         digest = hashlib.sha256()
         ops = [{"kind": type(op).__name__, **asdict(op)} for whole in self.ops for op in op_parts(whole)]
         digest.update(json.dumps([ops, self.inputs, self.outputs], sort_keys=True).encode())
@@ -273,6 +273,7 @@ class QuantGraph:
             v = self.values[name]
             digest.update(json.dumps([name, v.shape, v.dtype, asdict(v.qparams), v.qmin, v.qmax]).encode())
             for array in (v.data, v.codebook):
+                digest.update(json.dumps(None if array is None else [str(array.dtype), array.shape]).encode())
                 digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

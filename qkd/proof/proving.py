@@ -18,6 +18,8 @@ from qkd.base.machine import package_versions
 from qkd.base.progress import Reporter
 from qkd.base.records import Record
 from qkd.bundle.bundle import BundleFacts, write_bundle
+from qkd.bundle.manifest import check_bundle
+from qkd.errors import RecipeError
 from qkd.graph.arena import BufferFact
 from qkd.lower.lower import Library
 from qkd.proof.device_run import DeviceRun
@@ -25,6 +27,9 @@ from qkd.proof.profiling import Profile, profile
 from qkd.proof.results import DeviceResult
 from qkd.proof.verification import verify
 from qkd.recipe import Recipe
+
+REFUTED = "firmware-refuted"
+"""Where a bundle goes whose library computes something else than the reference."""
 
 GOLDEN_SAMPLES = 4
 """Test images that travel with the firmware for its self-test."""
@@ -64,13 +69,15 @@ def prove(library: Library, task: ProofTask, open_runner: OpenRunner, reporter: 
     key = _key(library, task)
     known = _read(saved)
     firmware = task.folder / "firmware" / f"{library.name}-{library.target.name}"
-    if known is not None and known.key == key and (firmware / "manifest.json").exists():
+    if known is not None and known.key == key and _is_whole(firmware):
         return known.result
     title = f"{task.bits} on {library.target.name}: proving"
     with open_runner(library) as run, reporter.task(title, len(task.inputs)) as advance:
         verification = verify(library, task.inputs, run, advance)
         counted = run(task.inputs[:1], profile=True)
     cost = profile(library, counted)
+    if verification.differing:
+        firmware = task.folder / REFUTED / firmware.name
     _write_firmware(firmware, library, task, cost, counted)
     result = DeviceResult(
         name=library.target.name,
@@ -84,8 +91,18 @@ def prove(library: Library, task: ProofTask, open_runner: OpenRunner, reporter: 
         reasons={kernel.op: kernel.why for kernel in library.kernels},
         firmware=str(firmware.relative_to(task.folder)),
     )
-    write_atomic(saved, _Proof(key=key, result=result).model_dump_json(indent=1))
+    if not verification.differing:  # what failed is tried again: another emulator may mend it
+        write_atomic(saved, _Proof(key=key, result=result).model_dump_json(indent=1))
     return result
+
+
+def _is_whole(firmware: Path) -> bool:
+    """Whether every file of a bundle still has the hash with which it was proved."""
+    try:
+        check_bundle(firmware)
+    except RecipeError:
+        return False
+    return True
 
 
 def _write_firmware(folder: Path, library: Library, task: ProofTask, cost: Profile, run: DeviceRun) -> None:

@@ -1,5 +1,6 @@
 """Graphs on disk: what is read is what was written, and damage is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,22 @@ def test_a_changed_weight_is_noticed(tmp_path: Path) -> None:
 def test_a_missing_file_says_where_graphs_come_from(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="run folder"):
         load_graph(tmp_path / "none")
+
+
+@pytest.mark.parametrize("other", [np.uint8, np.int32])
+def test_the_hash_of_a_graph_covers_the_type_of_its_data(other: type) -> None:
+    graph = residual_graph()
+    weight = next(value for value in graph.values.values() if value.data is not None)
+    assert weight.data is not None
+    bytes_kept = replace(
+        weight, data=weight.data.view(other) if weight.data.nbytes % 4 == 0 else weight.data.astype(other)
+    )
+    assert replace(graph, values={**graph.values, weight.name: bytes_kept}).sha256() != graph.sha256()
+
+
+def test_the_hash_of_a_graph_covers_the_shape_of_its_data() -> None:
+    graph = residual_graph()
+    weight = next(value for value in graph.values.values() if value.data is not None)
+    assert weight.data is not None
+    flat = replace(weight, data=weight.data.reshape(-1))
+    assert replace(graph, values={**graph.values, weight.name: flat}).sha256() != graph.sha256()
