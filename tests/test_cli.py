@@ -12,6 +12,7 @@ import pytest
 from qkd.bundle.manifest import check_bundle
 from qkd.graph.graph_file import load_graph, save_graph
 from qkd.proof.results import RunResult
+from qkd.proof.verification import LayerVerification, Verification
 from qkd.run_folder import graph_path
 from tests.support.command_line import qkd
 
@@ -139,6 +140,33 @@ def test_a_graph_that_is_not_the_one_of_the_results_is_found(finished: Path) -> 
 
 def test_a_negative_number_of_images_proves_nothing_and_is_refused(finished: Path) -> None:
     assert qkd("verify", "runs/small", "--images", "-400", folder=finished).returncode == 2
+
+
+def test_a_run_on_no_device_at_all_proves_nothing_and_says_so(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("qkd.compile.missing_tools", lambda target: ("cc",))
+    done = qkd("run", tmp_path / "small.toml", folder=tmp_path)
+    assert done.returncode == 4
+    assert "nothing was proved" in done.stdout
+
+
+def test_a_bundle_that_differs_is_set_apart_and_its_failure_is_not_kept(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    out = tmp_path / "runs" / "small"
+    for folder in ("proofs", "firmware"):
+        shutil.rmtree(out / folder)
+    wrong = LayerVerification("conv_0.y", 10, 1, "conv_0.y[0] of sample 0: device 1, reference 2")
+    with monkeypatch.context() as patch:
+        patch.setattr("qkd.proof.proving.verify", lambda *_: Verification("host", "", 1, (wrong,)))
+        assert qkd("run", tmp_path / "small.toml", folder=tmp_path).returncode == 1
+    assert not (out / "firmware").exists()
+    assert (out / "firmware-refuted" / f"{MODEL}-host" / "manifest.json").exists()
+    assert qkd("run", tmp_path / "small.toml", folder=tmp_path).returncode == 0
+    assert (out / "firmware" / f"{MODEL}-host" / "manifest.json").exists()
 
 
 def test_lower_says_which_kernel_was_chosen_and_writes_the_library(finished: Path) -> None:
